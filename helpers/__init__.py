@@ -1,0 +1,9 @@
+"""Small helpers of the course "LoRA, step by step". Import them before transformers."""
+import os
+from pathlib import Path
+
+# The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
+if "BASE_MODEL" not in os.environ or Path(os.environ["BASE_MODEL"]).expanduser().is_dir():
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders
