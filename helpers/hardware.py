@@ -22,16 +22,19 @@ def best_device() -> str:
 def training_precision() -> dict[str, bool]:
     """Return the precision switches of TrainingArguments, as `SFTConfig(**training_precision())`.
 
-    bf16 and fp16 switch mixed precision on where it is faster than float32; use_cpu is True where no accelerator is found.
+    bf16 and fp16 switch mixed precision on where it is faster than float32 (on Apple's MPS neither is); use_cpu is True
+    where no accelerator is found.
     """
     device = best_device()
-    bf16 = (device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)) or (device == "cpu" and bf16_speedup() > 1.2)
+    bf16 = device == "cpu" and bf16_speedup() > 1.2
+    if device == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return {"bf16": bf16, "fp16": device == "cuda" and not bf16, "use_cpu": device == "cpu"}
 
 
 @cache
 def bf16_speedup() -> float:
-    """Time a matrix product on the CPU in float32 and in bfloat16; return how many times faster bfloat16 is (below 1: slower)."""
+    """Time a matrix product on the CPU; return how many times faster bfloat16 is than float32 (below 1: slower)."""
     return _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
 
 
