@@ -1,15 +1,19 @@
 """Read a JSONL file of chat records for supervised fine-tuning (SFT), and name every fault in it by file and line."""
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
 ROLES = ("system", "user", "assistant")
+FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 OTHER_FORMATS = {  # columns that other tools use -> how to turn them into messages
-    ("instruction", "output"): "alpaca columns (instruction, input, output); put instruction and input into one user message and output into an "
-                               'assistant message: {"messages": [...]}',
-    ("prompt", "completion"): "prompt/completion columns; put prompt into a user message and completion into an assistant message: "
-                              '{"messages": [...]}',
+    ("instruction", "output"): "alpaca columns (instruction, input, output): put instruction and input into one user "
+                               "message and output into an assistant message",
+    ("prompt", "completion"): "prompt/completion columns: put prompt into a user message and completion into an "
+                              "assistant message",
+    ("conversations",): "a ShareGPT column (conversations, with from and value): rename it to messages, from to role "
+                        "(human is user, gpt is assistant) and value to content",
 }
 
 
@@ -18,88 +22,113 @@ class DatasetError(ValueError):
 
 
 def load_sft_jsonl(path: str | Path) -> list[dict]:
-    """Return the records of a JSONL file, each a dict with `messages`; other keys are kept, blank lines are passed over.
+    """Return the records of a JSONL file, each a dict with `messages`.
 
-    Raises DatasetError that lists all faults of the file together.
+    Other keys are kept, blank lines are passed over, a byte order mark is tolerated.
+    Raises DatasetError, which lists all faults of the file together.
     """
-    lines = _read_lines(Path(path))
     records, faults = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record, fault = _parse(line)
-        fault = fault or _fault_in(record)
-        if fault:
-            faults.append(f"{path}:{number}: {fault}")
-        records.append(record)
+    for number, line in enumerate(_read_lines(Path(path)), start=1):
+        if line.strip():
+            record, found = _check_line(line)
+            records.append(record)
+            faults += [f"{path}:{number}: {fault}" for fault in found]
     if not records:
-        faults = [f"{path}:1: the file holds no record; write one JSON object a line"]
+        faults = [f"{path}:1: the file holds no record; write one JSON object a line: {FORM}"]
     if faults:
         raise DatasetError("\n".join(faults))
     return records
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Read the file as UTF-8, with or without a byte order mark; split at newlines only (JSON text may hold other separators)."""
+def _read_lines(path: Path) -> list[bytes]:
+    """Split the file at newlines only: a text in JSON may hold other line separators."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path}:1: the file can't be read ({error.strerror}); check the path, seen from {Path.cwd()}") from error
+        raise DatasetError(f"{path}:1: the file can't be read ({error.strerror}); check the path, "
+                           f"seen from {Path.cwd()}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DatasetError(f"{path}:1: the text is UTF-16, not UTF-8; save the file as UTF-8 in your editor")
+    if _is_one_list(data):
+        raise DatasetError(f"{path}:1: the file is one JSON list; write each of its objects on a line of its own, "
+                           "with no brackets around them and no commas between them")
+    return data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+
+
+def _is_one_list(data: bytes) -> bool:
+    """Say whether the whole file is a list of objects: JSON, but not JSONL."""
     try:
-        return data.decode("utf-8-sig").split("\n")
+        whole = json.loads(data.decode("utf-8-sig")) if data.lstrip().endswith(b"]") or b"[" in data[:9] else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(whole, list) and any(isinstance(item, dict) for item in whole)
+
+
+def _check_line(line: bytes) -> tuple[object, list[str]]:
+    """Return the record on a line (None if it can't be read), and what is wrong with it."""
+    try:
+        text = line.decode("utf-8").strip()
+        record = json.loads(text)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DatasetError(f"{path}:{line}: the text is not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8 in your editor") from error
-
-
-def _parse(line: str):
-    try:
-        return json.loads(line), None
+        return None, [f"the text is not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8 in your editor"]
     except json.JSONDecodeError as error:
-        if line.rstrip().endswith(","):
-            return None, "a comma follows the record; JSONL has one object a line with nothing between them, so remove the comma"
-        if "trailing comma" in error.msg.lower() or _is_trailing_comma(line, error.pos):
-            return None, f"a trailing comma at column {error.pos + 1}; remove the comma before the closing bracket"
-        return None, f"broken JSON at column {error.colno} ({error.msg}); write one complete JSON object on this line"
+        return None, [_broken_json(text, error)]
+    except RecursionError:
+        return None, [f"brackets nested too deep; write {FORM}"]
+    return record, _faults_in(record)
 
 
-def _is_trailing_comma(line: str, position: int) -> bool:
-    return line[position:].lstrip()[:1] in ("}", "]") and line[:position].rstrip().endswith(",")
+def _broken_json(text: str, error: json.JSONDecodeError) -> str:
+    if text.endswith(",") and _is_json(text[:-1]):
+        return "a comma follows the record; JSONL has nothing between its lines, so remove the comma"
+    # Python 3.13 points at the comma, older versions at the bracket after it.
+    before = text[:error.pos + 1] if text[error.pos:error.pos + 1] == "," else text[:error.pos]
+    if before.rstrip().endswith(",") and text[len(before):].lstrip()[:1] in ("}", "]"):
+        return f"a trailing comma at column {len(before.rstrip())}; remove the comma before the closing bracket"
+    return f"broken JSON at column {error.colno} ({error.msg}); write one complete JSON object on this line"
 
 
-def _fault_in(record) -> str | None:
-    """Return what is wrong with one record and what to do, or None."""
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _faults_in(record: object) -> list[str]:
+    """Return all that is wrong with one record, each with what to do."""
     if not isinstance(record, dict):
-        return f'the line holds a {type(record).__name__}, not an object; write {{"messages": [...]}}'
+        return [f"the line holds a {type(record).__name__}, not an object; write {FORM}"]
     if "messages" not in record:
-        for columns, advice in OTHER_FORMATS.items():
-            if all(column in record for column in columns):
-                return advice
-        return 'the key "messages" is missing; write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+        known = [advice for columns, advice in OTHER_FORMATS.items() if all(column in record for column in columns)]
+        return [f"{known[0]}: {FORM}" if known else f'the key "messages" is missing; write {FORM}']
     messages = record["messages"]
     if not isinstance(messages, list) or not messages:
-        return '"messages" is not a list or is empty; put at least a user and an assistant message into it'
-    return next(filter(None, (_fault_in_message(i, message) for i, message in enumerate(messages, start=1))), None) or _fault_in_order(messages)
+        return [f'"messages" is {"empty" if messages == [] else "not a list"}; write {FORM}']
+    faults = [fault for number, message in enumerate(messages, start=1) if (fault := _fault_in_message(number, message))]
+    return faults or _faults_in_order([message["role"] for message in messages])
 
 
-def _fault_in_message(number: int, message) -> str | None:
+def _fault_in_message(number: int, message: object) -> str | None:
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):
         return f'message {number} is not an object with "role" and "content"; give it both'
-    if message["role"] not in ROLES:
-        return f"message {number} has the role {message['role']!r}; use one of {', '.join(ROLES)}"
-    if not isinstance(message["content"], str):
-        return f"the content of message {number} is {json.dumps(message['content'])[:40]}, not text; put it in quotation marks"
-    if not message["content"].strip():
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        return f"message {number} has the role {role!r}; use one of {', '.join(ROLES)}"
+    if not isinstance(content, str):
+        return f"the content of message {number} is {json.dumps(content)[:40]}, not text; write text in quotation marks"
+    if not content.strip():
         return f"the content of message {number} is blank; write its text or remove the record"
     return None
 
 
-def _fault_in_order(messages: list[dict]) -> str | None:
+def _faults_in_order(roles: list[str]) -> list[str]:
     """Check the order: perhaps system, then user and assistant in turn, assistant last."""
-    roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        return "no assistant message, so there is no answer to learn; add one"
+        return ["there is no assistant message, so there is no answer to learn; add one"]
     turns = roles[1:] if roles[0] == "system" else roles
-    if turns != ["user", "assistant"] * (len(turns) // 2):
-        return f"the roles come as {', '.join(roles)}; write user and assistant in turn (a system message only first) and end with assistant"
-    return None
+    if turns == ["user", "assistant"] * (len(turns) // 2):
+        return []
+    return [f"the roles come as {', '.join(roles)}; write user and assistant in turn (a system message only first) "
+            "and end with assistant"]
