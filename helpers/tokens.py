@@ -3,20 +3,26 @@ from __future__ import annotations
 
 import html
 from collections import Counter
+from collections.abc import Mapping
 
 from IPython.display import HTML
 
-# Kind -> colour of the edge and its style: the style tells the kinds apart without colour. The tint works on light and on dark pages.
+from helpers.supervision import SupervisionError, SupervisionReport, supervision_report
+
+__all__ = ["SupervisionError", "SupervisionReport", "show_tokens", "supervision_report", "token_groups", "token_kinds"]
+
+# Kind -> colour, border and weight. Each colour stands out on light and on dark pages; border and weight tell the kinds
+# apart without colour: bold is what carries loss, double is a control token.
 KINDS = {
-    "special": ("#8250df", "double"),
-    "prompt": ("#6e7781", "solid"),
-    "supervised": ("#1a7f37", "solid"),
-    "EOS": ("#cf222e", "double"),
-    "padding": ("#9a6700", "dotted"),
-    "cut off": ("#bc4c00", "dashed"),
+    "special": ("#8250df", "3px double", "normal"),
+    "prompt": ("#6e7781", "1px solid", "normal"),
+    "supervised": ("#1a7f37", "2px solid", "bold"),
+    "EOS": ("#cf222e", "3px double", "bold"),
+    "padding": ("#9a6700", "2px dotted", "normal"),
+    "cut off": ("#bc4c00", "2px dashed", "normal"),
 }
-CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:2px {style} {colour};border-radius:4px;background:{colour}22;"
-        "font-family:monospace;white-space:pre;line-height:1.5")
+CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};border-radius:4px;background:{colour}22;"
+        "font-family:monospace;font-weight:{weight};white-space:pre;line-height:1.5")
 
 
 def token_kinds(tokenizer, ids: list[int], labels: list[int] | None = None, attention_mask: list[int] | None = None,
@@ -59,10 +65,14 @@ def token_groups(tokenizer, ids: list[int]) -> list[tuple[int, int, str]]:
 def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_from: int | None = None) -> HTML:
     """Show tokens as coloured chips with a legend that counts them; the ids appear on hover. The text is escaped.
 
-    Takes a text, or a list or 1-D tensor of token ids, with labels and attention_mask of the same length.
+    Takes a text, or the token ids of one text as a list or 1-D tensor; labels and attention_mask have the same length.
+    Raises ValueError for a batch, and for labels or a mask of another length.
     """
-    ids = _encode(tokenizer, ids_or_text)
-    kinds = token_kinds(tokenizer, ids, _as_list(labels), _as_list(attention_mask), cut_from)
+    ids, labels, attention_mask = _encode(tokenizer, ids_or_text), _as_list(labels), _as_list(attention_mask)
+    for name, values in (("labels", labels), ("attention_mask", attention_mask)):
+        if values is not None and len(values) != len(ids):
+            raise ValueError(f"{name} has {len(values)} entries for {len(ids)} tokens: give one for each token of one row")
+    kinds = token_kinds(tokenizer, ids, labels, attention_mask, cut_from)
     chips = [_chip(text, ids[start:end], kinds[start]) for start, end, text in token_groups(tokenizer, ids)]
     counts = Counter(kinds)
     legend = " ".join(f'<span style="{_style(kind)}">{kind}: {counts[kind]}</span>' for kind in KINDS if counts[kind])
@@ -70,7 +80,12 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
 
 
 def _encode(tokenizer, ids_or_text) -> list[int]:
-    return tokenizer(ids_or_text, add_special_tokens=False)["input_ids"] if isinstance(ids_or_text, str) else _as_list(ids_or_text)
+    if isinstance(ids_or_text, str):
+        return tokenizer(ids_or_text, add_special_tokens=False)["input_ids"]
+    ids = _as_list(ids_or_text)
+    if isinstance(ids, Mapping) or (ids and not isinstance(ids[0], int)):
+        raise ValueError('show_tokens takes one text or one row of token ids, for instance batch["input_ids"][0]')
+    return ids
 
 
 def _as_list(values):
@@ -78,8 +93,8 @@ def _as_list(values):
 
 
 def _style(kind: str) -> str:
-    colour, style = KINDS[kind]
-    return CHIP.format(colour=colour, style=style)
+    colour, border, weight = KINDS[kind]
+    return CHIP.format(colour=colour, border=border, weight=weight)
 
 
 def _chip(text: str, ids: list[int], kind: str) -> str:

@@ -40,5 +40,35 @@ def test_legend_counts_and_ids_on_hover(tokenizer):
 
 
 def test_kinds_differ_without_colour():
-    looks = {kind: style for kind, (_, style) in KINDS.items()}
-    assert len({looks[kind] for kind in ("supervised", "EOS", "padding", "cut off")}) == 4
+    looks = [(border, weight) for _, border, weight in KINDS.values()]
+    assert len(set(looks)) == len(KINDS)
+    assert all(border.startswith("3px") for border, _ in looks if "double" in border)  # a thinner one looks solid
+
+
+def luminance(colour):
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#111111"])  # JupyterLab's light and dark pages
+@pytest.mark.parametrize("kind", KINDS)
+def test_edges_stand_out_on_light_and_dark_pages(kind, page):
+    dark, light = sorted([luminance(KINDS[kind][0]), luminance(page)])
+    assert (light + 0.05) / (dark + 0.05) >= 3  # WCAG's minimum for graphics
+
+
+def test_the_text_takes_the_colour_of_the_page(tokenizer):
+    assert ";color:" not in show_tokens(tokenizer, "Osk").data
+
+
+def test_labels_of_another_length_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="labels has 2 entries for 3 tokens"):
+        show_tokens(tokenizer, [10, 11, 12], labels=[10, 11])
+
+
+def test_a_batch_is_refused(tokenizer):
+    batch = tokenizer(["one", "two"])
+    for wrong in (batch, batch["input_ids"], torch.tensor(batch["input_ids"])):
+        with pytest.raises(ValueError, match="one row"):
+            show_tokens(tokenizer, wrong)
