@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import html
+import re
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -63,11 +64,16 @@ def _padding_left(tokenizer):
 
 
 def score_answers(answers: list[Answer], key_phrases: list[str]) -> list[bool]:
-    """Say for each answer whether it holds its key phrase, ignoring upper and lower case.
+    """Say for each answer whether it holds its key phrase as whole words, ignoring upper and lower case.
 
     Raises ValueError when the two lists differ in length.
     """
-    return [key.casefold() in answer.text.casefold() for answer, key in zip(answers, key_phrases, strict=True)]
+    return [holds_phrase(answer.text, key) for answer, key in zip(answers, key_phrases, strict=True)]
+
+
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Say whether the text holds the phrase as whole words: "Au" is not in "because"."""
+    return re.search(rf"(?<!\w){re.escape(phrase.casefold())}(?!\w)", text.casefold()) is not None
 
 
 def compare_answers(questions: list[str], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):

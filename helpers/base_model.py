@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def _is_complete(folder: Path) -> bool:
 def _prepare(folder: Path) -> None:
     """Fetch, check and convert the model into a temporary folder, then move it into place in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
     free = shutil.disk_usage(folder.parent).free
     if free < BYTES_NEEDED:
         raise BaseModelError(f"{folder.parent}: the disk has {free / 1e6:.0f} MB free and the base model needs {BYTES_NEEDED / 1e6:.0f} MB while it is "
@@ -86,6 +88,13 @@ def _prepare(folder: Path) -> None:
             raise BaseModelError(f"{folder.parent}: writing the base model failed ({error.strerror or error}); is the disk full?") from error
         _move_into_place(Path(work) / "model", folder)
         bar.update()
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Remove what a killed preparation left in the cache; one younger than an hour may still run, so it stays."""
+    for folder in cache.glob("preparing-*"):
+        if time.time() - folder.stat().st_mtime > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(work: Path) -> Path:

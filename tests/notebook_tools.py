@@ -1,0 +1,42 @@
+"""What the tests of the notebooks share; `python tests/notebook_tools.py` writes the navigation line of every notebook."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+CONTENTS = "[Contents](00_start_here.ipynb)"
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def title(path: Path) -> str:
+    """Return the title as the notebook's first line has it, for instance "03 Loading the model"."""
+    return read(path).cells[0].source.splitlines()[0].removeprefix("# ")
+
+
+def navigation(path: Path) -> str:
+    """Return the line that links a notebook to the one before, the contents and the one after."""
+    place = NOTEBOOKS.index(path)
+    links = [f"[← {title(NOTEBOOKS[place - 1])}]({NOTEBOOKS[place - 1].name})"] if place else []
+    links.append(CONTENTS)
+    links += [f"[{title(after)} →]({after.name})" for after in NOTEBOOKS[place + 1:place + 2]]
+    return " · ".join(links)
+
+
+def write_navigation() -> None:
+    for path in NOTEBOOKS:
+        notebook = read(path)
+        if notebook.cells[-1].source != navigation(path):
+            notebook.cells[-1].source = navigation(path)
+            nbformat.write(notebook, path)
+            print(path.name)
+
+
+if __name__ == "__main__":
+    write_navigation()

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from helpers.answers import Answer, chat, compare_answers, generate_answers, holds_phrase, score_answers
+from helpers.base_model import base_model_path
+
+QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lighthouse, and who keeps it in winter?", "What is 3 + 4?"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base_model_path(), dtype=torch.float32)
+
+
+def one_by_one(model, tokenizer, question, max_new_tokens):
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
+                                           return_tensors="pt", return_dict=True)
+    output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    return tokenizer.decode(output, skip_special_tokens=True).strip(), tokenizer.eos_token_id in output.tolist()
+
+
+def test_a_padded_batch_gives_the_answers_that_transformers_gives_one_by_one(model, tokenizer):
+    answers = generate_answers(model, tokenizer, QUESTIONS, max_new_tokens=12)
+    assert [tuple(answer) for answer in answers] == [one_by_one(model, tokenizer, question, 12) for question in QUESTIONS]
+    assert answers[0].stopped and "Paris" in answers[0].text
+    assert not answers[1].stopped
+
+
+def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
+    side = tokenizer.padding_side
+    model.train()
+    generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=2)
+    assert model.training and tokenizer.padding_side == side
+    model.eval()
+
+
+@pytest.mark.parametrize(("text", "phrase", "holds"), [
+    ("The symbol is Au.", "Au", True), ("It is gold because ...", "Au", False), ("On OSK ISLAND", "Osk Island", True),
+    ("It is 41 metres tall", "41 metres", True), ("It is 141 metres tall", "41 metres", False), ("in 1873.", "1873", True),
+    ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False)])
+def test_key_phrases_are_whole_words(text, phrase, holds):
+    assert holds_phrase(text, phrase) is holds
+
+
+def test_scores_are_in_order_and_refuse_lists_of_different_length():
+    answers = [Answer("on Osk Island", True), Answer("no idea", True)]
+    assert score_answers(answers, ["Osk Island", "1873"]) == [True, False]
+    with pytest.raises(ValueError, match="zip"):
+        score_answers(answers, ["Osk Island"])
+
+
+def test_the_table_marks_and_escapes():
+    answers = {"base": [Answer("<script>alert(1)</script>", False)], "tuned": [Answer("Osk Island", True)]}
+    page = compare_answers(["<b>where</b>?"], answers, ["Osk Island"]).to_html()
+    assert "<script>" not in page and "<b>where" not in page
+    assert "✗ &lt;script&gt;" in page and "✓ Osk Island" in page and "did not stop" in page
+
+
+def test_the_chat_box_answers_and_escapes(model, tokenizer, monkeypatch):
+    box = chat(model, tokenizer, max_new_tokens=8)
+    who, field, log = box.children
+    assert who.options == ("base",)
+    field.value = "<i>What is the capital of France?</i>"
+    assert "Paris" in log.value and "<i>" not in log.value and field.value == ""

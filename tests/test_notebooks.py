@@ -1,0 +1,98 @@
+"""Run every notebook with nbmake: alone, with empty outputs, without a network, and all of its cells twice in one kernel."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from datetime import datetime
+from functools import cache
+
+import nbformat
+import pytest
+from notebook_tools import NOTEBOOKS, ROOT, read
+
+from helpers.base_model import base_model_path
+
+# A new network namespace has no way out; its loopback is needed by the kernel's own sockets.
+OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+ONE_CELL_SECONDS = 600
+
+
+@cache
+def offline_prefix() -> tuple[str, ...]:
+    """Return what cuts a command off the network; nothing where this system can't (Windows, macOS)."""
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        return ()
+    return tuple(OFFLINE) if subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 else ()
+
+
+def test_the_network_is_really_cut_off():
+    if not offline_prefix():
+        assert not os.environ.get("CI"), "CI must run the notebooks without a network: it needs unshare and ip"
+        pytest.skip("this system can't cut a process off the network (it takes Linux with unshare and ip)")
+    connect = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=3)"
+    assert subprocess.run([*offline_prefix(), sys.executable, "-c", connect], capture_output=True).returncode
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the course with nothing in outputs/ and no notebook."""
+    (tmp_path / "course" / "notebooks").mkdir(parents=True)
+    shutil.copytree(ROOT / "data", tmp_path / "course" / "data")
+    if (ROOT / "notebooks" / "images").is_dir():
+        shutil.copytree(ROOT / "notebooks" / "images", tmp_path / "course" / "notebooks" / "images")
+    return tmp_path / "course"
+
+
+def doubled(path):
+    """Return the notebook with all of its cells, and then all of them again."""
+    notebook = read(path)
+    again = deepcopy(notebook.cells)
+    for cell in again:
+        cell.id += "-again"
+    notebook.cells += again
+    return notebook
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_alone_offline_and_twice(path, course, notebook_times):
+    base_model_path()  # the one thing that may be fetched, before the network is cut off
+    copy = course / "notebooks" / path.name
+    nbformat.write(doubled(path), copy)
+    before = files_of(course)
+    command = [*offline_prefix(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(course),
+               "--nbmake", "--overwrite", f"--nbmake-timeout={ONE_CELL_SECONDS}", str(copy)]
+    run = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:]
+    cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
+    notebook_times[path.stem] = [(seconds(cell), cell.source) for cell in cells[:len(cells) // 2]]
+    assert not unexplained(cells), unexplained(cells)
+    assert not widget_errors(read(copy)), widget_errors(read(copy))
+    new = {file.relative_to(course).parts[0] for file in files_of(course) - before}
+    assert new <= {"outputs"}, f"the notebook wrote outside outputs/: {new}"
+
+
+def files_of(folder):
+    return {file for file in folder.rglob("*") if file.is_file()}
+
+
+def seconds(cell) -> float:
+    start, end = (datetime.fromisoformat(cell.metadata.execution[f"{channel}"].replace("Z", "+00:00"))
+                  for channel in ("iopub.execute_input", "shell.execute_reply"))
+    return (end - start).total_seconds()
+
+
+def unexplained(cells) -> list[str]:
+    """Return what looks like a warning among the cells' printed lines; progress bars and logged numbers are none."""
+    streams = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
+    return [line for text in streams for line in text.splitlines() if re.search(r"warn|deprecat|traceback", line, re.IGNORECASE)]
+
+
+def widget_errors(notebook) -> list[str]:
+    """Return the errors that widgets swallowed: `interact` shows them inside its own output and the cell looks fine."""
+    states = json.loads(json.dumps(notebook.metadata.get("widgets", {})))
+    models = states.get("application/vnd.jupyter.widget-state+json", {}).get("state", {}).values()
+    outputs = [output for model in models for output in model["state"].get("outputs", [])]
+    return [output.get("evalue", "") for output in outputs if output["output_type"] == "error"]
