@@ -4,8 +4,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import time
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -26,10 +28,22 @@ def training_precision() -> dict[str, bool]:
     where no accelerator is found.
     """
     device = best_device()
+    if device == "cpu":
+        _score_supervised_only()
     bf16 = device == "cpu" and bf16_speedup() > 1.2
     if device == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return {"bf16": bf16, "fp16": device == "cuda" and not bf16, "use_cpu": device == "cpu"}
+
+
+def _score_supervised_only() -> None:
+    """Let TRL's loss skip the positions without a label on a CPU too, as it does on a GPU: about a quarter of the time.
+
+    The switch is private, so it is touched only in the version that it was checked with; the tests compare the loss.
+    """
+    utils = sys.modules.get("trl.trainer.utils")  # nothing to do before TRL is imported
+    if utils and version("trl").startswith("1.16.") and hasattr(utils, "_use_triton"):
+        utils._use_triton = lambda device: True
 
 
 @cache
