@@ -1,0 +1,74 @@
+"""Predict the size of a LoRA adapter from the shapes of the model's layers, before anything is built."""
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from torch import nn
+
+BYTES = 4  # of one float32 number
+TRAINING_NUMBERS = 4  # for each trained parameter: itself, its gradient, and two that AdamW keeps
+Shapes = dict[str, tuple[int, int]]
+
+
+class LoraSize(NamedTuple):
+    """What a LoraConfig costs: layers with an adapter, numbers in it, bytes of its file and of training, and its scaling."""
+
+    layers: int
+    parameters: int
+    file_bytes: int
+    training_bytes: int
+    scaling: float
+
+
+def linear_shapes(model: nn.Module) -> Shapes:
+    """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
+    head = model.get_output_embeddings()
+    return {name: (layer.in_features, layer.out_features) for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear) and layer is not head}
+
+
+def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:
+    """Return those of `shapes` that target_modules names, by "all-linear" or by the ends of their names, as PEFT does.
+
+    Raises ValueError when a name matches no layer: PEFT itself raises only when none of them does.
+    """
+    if target_modules == "all-linear":
+        return shapes
+    if isinstance(target_modules, str):
+        raise ValueError(f'target_modules is "{target_modules}": give "all-linear" or a list of names')
+    unknown = [name for name in target_modules if not any(_ends_with(layer, name) for layer in shapes)]
+    if unknown:
+        known = ", ".join(dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in shapes))
+        raise ValueError(f"target_modules: no linear layer is called {', '.join(unknown)}; this model has {known}")
+    return {layer: shape for layer, shape in shapes.items() if any(_ends_with(layer, name) for name in target_modules)}
+
+
+def lora_size(shapes: Shapes, r: int, lora_alpha: float, target_modules: str | list[str]) -> LoraSize:
+    """Return the LoraSize of an adapter of rank r, in float32 and with bias="none", on those layers of `shapes`.
+
+    Raises ValueError when r is below 1 or a name of target_modules matches no layer.
+    """
+    if r < 1:
+        raise ValueError(f"r is {r}, but a matrix has at least rank 1: give 1 or more")
+    chosen = select_layers(shapes, target_modules)
+    parameters = sum(r * (inputs + outputs) for inputs, outputs in chosen.values())
+    return LoraSize(layers=len(chosen), parameters=parameters, file_bytes=_header_bytes(chosen, r) + BYTES * parameters,
+                    training_bytes=TRAINING_NUMBERS * BYTES * parameters, scaling=lora_alpha / r)
+
+
+def _ends_with(layer: str, name: str) -> bool:
+    return layer == name or layer.endswith("." + name)
+
+
+def _header_bytes(shapes: Shapes, r: int) -> int:
+    """Return the length of the file's header: a list of all matrices, filled up to a multiple of 8, and its own length (8)."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for layer in sorted(shapes):  # the order in the file, so that the offsets have as many digits
+        inputs, outputs = shapes[layer]
+        for matrix, shape in (("A", [r, inputs]), ("B", [outputs, r])):
+            start, end = end, end + BYTES * shape[0] * shape[1]
+            header[f"base_model.model.{layer}.lora_{matrix}.weight"] = {
+                "dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-length // 8) * 8

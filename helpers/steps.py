@@ -1,0 +1,37 @@
+"""Count the steps of a training run, and the learning rate at each of them, before it starts."""
+from __future__ import annotations
+
+import math
+
+import torch
+from transformers import get_scheduler
+
+
+def training_steps(records: int, batch_size: int, accumulation: int = 1, epochs: float = 1) -> int:
+    """Return the number of optimizer steps of a run on one device.
+
+    A batch that is not full counts as a batch, a group of batches that is not full makes a step, and so does a part of
+    an epoch. Raises ValueError when a number is not above 0.
+    """
+    given = {"records": records, "batch_size": batch_size, "accumulation": accumulation, "epochs": epochs}
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}, but a run needs more than 0")
+    batches = math.ceil(records / batch_size)
+    return math.ceil(epochs * math.ceil(batches / accumulation))
+
+
+def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr_scheduler_type: str = "linear") -> list[float]:
+    """Return the learning rate of each step, made by the scheduler that the trainer uses.
+
+    warmup_steps below 1 is a share of all steps, rounded up, as in TrainingArguments; from 1 on it is a number of steps.
+    """
+    warmup = int(warmup_steps) if warmup_steps >= 1 else math.ceil(steps * warmup_steps)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
+    scheduler = get_scheduler(lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from helpers.steps import learning_rates, training_steps
+
+
+class OneWeight(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return {"loss": (self.weight - x.float()).square().mean()}
+
+
+def trained(folder, records, **settings):
+    """Train for real and return the trainer."""
+    args = TrainingArguments(str(folder), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+                             logging_steps=1, **settings)
+    trainer = Trainer(OneWeight(), args, train_dataset=[{"x": i} for i in range(records)])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(("records", "batch", "accumulation", "epochs"), [
+    (2, 1, 1, 2), (2, 4, 8, 2), (2, 1, 8, 2.5), (9, 2, 1, 1), (9, 2, 2, 3), (9, 2, 5, 1), (10, 2, 5, 1.1), (23, 4, 3, 0.4)])
+def test_steps_are_those_that_the_trainer_takes(tmp_path, records, batch, accumulation, epochs):
+    trainer = trained(tmp_path, records, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+                      num_train_epochs=epochs)
+    assert training_steps(records, batch, accumulation, epochs) == trainer.state.global_step
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
+@pytest.mark.parametrize("warmup", [0, 0.25, 3])
+def test_rates_are_those_that_the_trainer_logs(tmp_path, schedule, warmup):
+    trainer = trained(tmp_path, 9, per_device_train_batch_size=1, num_train_epochs=1, learning_rate=1e-3, warmup_steps=warmup,
+                      lr_scheduler_type=schedule)
+    logged = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
+    assert learning_rates(9, 1e-3, warmup, schedule) == pytest.approx(logged)
+
+
+@pytest.mark.parametrize("name", ["records", "batch_size", "accumulation", "epochs"])
+def test_what_is_not_above_zero_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        training_steps(**({"records": 4, "batch_size": 2, "accumulation": 1, "epochs": 1} | {name: 0}))
