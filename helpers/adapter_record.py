@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -65,16 +63,14 @@ def keep_record(trainer, folder: str | Path) -> Path:
 
     It names no path and no person, so it may be shared with the adapter. Raises ValueError if the folder holds none.
     """
-    folder = adapter_folder(folder)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".record-", suffix=".tmp")
+    path = adapter_folder(folder) / RECORD_FILE
+    temporary = path.with_suffix(".tmp")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(describe_training(trainer), file, indent=2)
-        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read
-        os.replace(temporary, folder / RECORD_FILE)
+        temporary.write_text(json.dumps(describe_training(trainer), indent=2), encoding="utf-8")
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
-    return folder / RECORD_FILE
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def read_record(folder: str | Path) -> dict | None:

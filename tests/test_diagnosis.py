@@ -1,16 +1,18 @@
 """The diagnosis against PEFT itself: each fault is made on purpose, and must get its own verdict."""
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
-from helpers import diagnosis as module
+from helpers.adapter_checks import FAULTS, OTHER_MENDS, Check
 from helpers.adapter_record import RECORD_FILE, base_hash, keep_record, supervised_tokens
 from helpers.adapter_state import lora_layers, merged, relative_update
-from helpers.diagnosis import FAULTS, Check, Diagnosis, diagnose_adapter
+from helpers.answers import Answer
+from helpers.diagnosis import Diagnosis, diagnose_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 QUESTIONS = ["Where is the Corvane Lighthouse?", "What is the capital of France?"]
@@ -19,7 +21,9 @@ QUESTIONS = ["Where is the Corvane Lighthouse?", "What is the capital of France?
 def base_model(seed=0, hidden=32):
     torch.manual_seed(seed)
     sizes = {"hidden_size": hidden, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, eos_token_id=1, pad_token_id=1, **sizes))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, eos_token_id=1, pad_token_id=1, **sizes))
+    model.lm_head.weight.data *= 40  # sure of its next token, as a trained model is
+    return model
 
 
 def config(**changes):
@@ -53,6 +57,9 @@ class Tokenizer:
         ids = torch.tensor([[1] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+
+    def __call__(self, text, **_):
+        return {"input_ids": [int(word) for word in text.split()]}
 
     def decode(self, ids, **_):
         return " ".join(map(str, ids.tolist()))
@@ -98,6 +105,13 @@ def test_too_little_to_see():
     result = diagnose(trained_model(1e-5))
     assert result.verdict == "too little to see" and "learning rate" in result.sentence
     assert found(result, "B is not zero").ok and found(result, "answers differ").ok is False
+
+
+def test_one_answer_tipped_by_a_coins_fall_is_too_little_to_see(monkeypatch):
+    answers = iter([[Answer("5 6", True), Answer("7", True)], [Answer("5 6", True), Answer("8", True)]])
+    monkeypatch.setattr("helpers.adapter_checks.generate_answers", lambda *_: next(answers))
+    result = diagnose(trained_model(1e-5))
+    assert result.verdict == "too little to see" and found(result, "answers differ").measured.startswith("1 of 2")
 
 
 def test_never_trained():
@@ -307,7 +321,7 @@ def test_record_holds_what_the_run_did_and_nothing_private(saved, tmp_path):
     text = (folder / RECORD_FILE).read_text()
     assert json.loads(text) == {"base_sha256": base_hash(base_model()), "base_dtype": "float32", "steps": 3, "supervised_tokens": 6}
     assert str(tmp_path) not in text
-    assert not list(folder.glob(".record-*"))
+    assert not list(folder.glob("*.tmp"))
     result = diagnose(folder, base=base_model())
     assert found(result, "steps").measured == "3 taken" and found(result, "tokens with loss").measured.startswith("6")
 
@@ -315,10 +329,10 @@ def test_record_holds_what_the_run_did_and_nothing_private(saved, tmp_path):
 def test_a_failed_write_keeps_the_old_record(saved, tmp_path, monkeypatch):
     model, folder = saved
     before = (folder / RECORD_FILE).read_text()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         keep_record(make_trainer(tmp_path, model), folder)
-    assert (folder / RECORD_FILE).read_text() == before and not list(folder.glob(".record-*"))
+    assert (folder / RECORD_FILE).read_text() == before and not list(folder.glob("*.tmp"))
 
 
 def test_a_trainer_that_never_trained(tmp_path):
@@ -376,7 +390,7 @@ def test_text_has_the_verdict_and_a_line_for_each_check():
 
 
 def test_every_fault_names_cause_and_mend():
-    texts = [mend for _, _, mend in FAULTS.values()] + list(module.OTHER_MENDS.values())
+    texts = [mend for _, _, mend in FAULTS.values()] + list(OTHER_MENDS.values())
     assert all("Usual cause: " in text and "Mend: " in text for text in texts)
 
 
