@@ -25,13 +25,11 @@ def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr
     """Return the learning rate of each step, made by the scheduler that the trainer uses.
 
     warmup_steps below 1 is a share of all steps, rounded up, as in TrainingArguments; from 1 on it is a number of steps.
+    Raises ValueError for a schedule that follows the losses, such as "reduce_lr_on_plateau".
     """
     warmup = int(warmup_steps) if warmup_steps >= 1 else math.ceil(steps * warmup_steps)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
     scheduler = get_scheduler(lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-    rates = []
-    for _ in range(steps):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    return rates
+    if not hasattr(scheduler, "lr_lambdas"):
+        raise ValueError(f"lr_scheduler_type is {lr_scheduler_type}: its rates depend on the losses, so they can't be planned")
+    return [learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps)]

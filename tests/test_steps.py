@@ -45,3 +45,8 @@ def test_rates_are_those_that_the_trainer_logs(tmp_path, schedule, warmup):
 def test_what_is_not_above_zero_is_named(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
         training_steps(**({"records": 4, "batch_size": 2, "accumulation": 1, "epochs": 1} | {name: 0}))
+
+
+def test_a_schedule_that_follows_the_losses_cannot_be_planned():
+    with pytest.raises(ValueError, match="depend on the losses"):
+        learning_rates(5, 1e-3, lr_scheduler_type="reduce_lr_on_plateau")
