@@ -109,6 +109,13 @@ def test_an_answer_is_whole_exactly_when_its_eos_is_kept(make_trainer, tokenizer
     assert report.cut_answers == report.rows_without_eos == cut
 
 
+@pytest.mark.parametrize(("room", "dropped", "cut"), [(0, 1, 0), (1, 0, 1)])
+def test_a_row_is_dropped_exactly_when_its_prompt_fills_the_limit(make_trainer, tokenizer, room, dropped, cut):
+    prompt = lengths(tokenizer, RECORDS[0])[0]
+    report = supervision_report(make_trainer([split(RECORDS[0])], max_length=prompt + room), RECORDS[:1])
+    assert (report.dropped_rows, report.cut_answers) == (dropped, cut)
+
+
 def test_a_lost_answer_counts_as_cut_where_the_question_keeps_the_row(make_trainer):
     report = supervision_report(make_trainer(RECORDS, max_length=8), RECORDS)
     assert (report.rows, report.dropped_rows, report.cut_answers) == (3, 0, 3)
