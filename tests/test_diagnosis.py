@@ -246,8 +246,10 @@ def test_update_of_two_adapters_is_that_of_their_sum():
 def test_merged_computes_as_peft_merges():
     model, ids = trained_model().eval(), torch.arange(20)[None]
     expected = copy.deepcopy(model).merge_and_unload()(ids).logits
+    before = base_hash(model)
     with torch.inference_mode(), model.disable_adapter(), merged(model):
         assert torch.equal(model(ids).logits, expected)
+        assert base_hash(model) == before  # no layer keeps its merged copy
 
 
 def test_merged_gives_the_weights_back_after_an_error():
