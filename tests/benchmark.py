@@ -1,0 +1,273 @@
+"""Measure what the course claims about speed, in one run on one machine; write outputs/benchmark.json and print a table.
+
+    python tests/benchmark.py [--budget SECONDS]
+
+Compared, each in a process of its own, the course's run twice with the others in between:
+  article   the article's settings, with only the epochs raised until 90 % of the held-out questions are right
+  trl       TRL's own command line, `trl sft --use_peft`, with its defaults for LoRA
+  course    the run of notebook 07
+Seconds are those of training; the pauses in which a run is scored are not counted. The article's run is stopped at the
+budget, by default five times what the course's run took. On two quiet cores all of it takes about a quarter of an hour.
+"""
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+GOAL = 0.9
+RESULT = "RESULT "
+
+
+def load(name):
+    from helpers.dataset import load_sft_jsonl
+
+    return load_sft_jsonl(DATA / f"{name}.jsonl")
+
+
+def base_and_tokenizer():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from helpers.base_model import base_model_path
+
+    path = base_model_path()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+
+
+def heldout_score(model, tokenizer) -> float:
+    from helpers.answers import generate_answers, score_answers
+
+    records = load("heldout")
+    answers = generate_answers(model, tokenizer, [record["messages"][0]["content"] for record in records], max_new_tokens=20)
+    return statistics.mean(score_answers(answers, [record["key_phrase"] for record in records]))
+
+
+def make_trainer(kind: str, folder: str, callbacks: list):
+    """Return the trainer of the article or of the course; imported late, so that the parent process stays small."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainingArguments, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from helpers.hardware import training_precision
+
+    model, tokenizer = base_and_tokenizer()
+    set_seed(0)
+    records = load("train")
+    common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": 0, **training_precision()}
+    if kind == "article":
+        from trl.kernels import chunked_logprob
+        from trl.trainer import utils
+
+        utils._use_triton = chunked_logprob._use_triton  # the article has TRL's loss as it comes
+        lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
+        args = TrainingArguments(per_device_train_batch_size=1, learning_rate=2e-4, num_train_epochs=20, logging_steps=10,
+                                 optim="adamw_torch", **common)
+        dataset = Dataset.from_list([{"messages": record["messages"]} for record in records])
+    else:
+        lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
+        args = SFTConfig(learning_rate=1e-3, warmup_steps=0.1, per_device_train_batch_size=4, num_train_epochs=2, max_length=512,
+                         logging_steps=1, activation_checkpointing=False, **common)
+        dataset = Dataset.from_list([{"prompt": record["messages"][:-1], "completion": record["messages"][-1:]} for record in records])
+    return SFTTrainer(model, args, train_dataset=dataset, peft_config=lora, processing_class=tokenizer, callbacks=callbacks)
+
+
+def scoring_callback(every: int, budget: float):
+    """Return a callback that stops the clock every few steps, scores the model, and ends the run at the goal or the budget."""
+    from transformers import TrainerCallback
+
+    class Score(TrainerCallback):
+        def __init__(self):
+            self.seconds, self.history = 0.0, []
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+            if state.global_step % every and state.global_step < state.max_steps:
+                return
+            self.seconds += time.perf_counter() - self.start
+            score = heldout_score(model, processing_class)
+            self.history.append((state.global_step, round(self.seconds, 1), round(score, 3)))
+            print(f"step {state.global_step}, {self.seconds:.0f} s of training, held-out {score:.0%}", flush=True)
+            control.should_training_stop = score >= GOAL or self.seconds > budget
+            self.start = time.perf_counter()
+
+    return Score()
+
+
+def child_train(kind: str, budget: float) -> dict:
+    score = scoring_callback(every=72 if kind == "article" else 12, budget=budget)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(kind, folder, [score])
+        trainer.train()
+    reached = [seconds for _, seconds, value in score.history if value >= GOAL]
+    tokens = trainer._total_train_tokens
+    result = {"seconds_to_goal": reached[0] if reached else None, "seconds": score.seconds, "best_score": max(v for *_, v in score.history),
+              "seconds_per_1000_tokens": 1000 * score.seconds / tokens, "history": score.history, "peak_rss_gb": peak_rss()}
+    if kind == "course":
+        result["share_of_matmul_limit"] = matmul_share(trainer)
+    return result
+
+
+def matmul_share(trainer) -> float:
+    """Return the seconds that this machine's matrix products alone need for some training steps, over those steps' seconds."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Products(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.shapes = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten.mm.default, torch.ops.aten.mm.out, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default):
+                left, right = args[-2:]
+                self.shapes.append((*left.shape, right.shape[1], left.is_contiguous(), right.is_contiguous()))
+            return function(*args, **(kwargs or {}))
+
+    def step(batch):
+        trainer.training_step(trainer.model, dict(batch), num_items_in_batch=(batch["labels"] != -100).sum())
+        trainer.model.zero_grad()
+
+    needed = taken = 0.0
+    for batch, _ in zip(trainer.get_train_dataloader(), range(4), strict=False):
+        with Products() as products:
+            step(batch)
+        taken += min(timed(lambda batch=batch: step(batch)) for _ in range(3))
+        needed += sum(product_seconds(*shape) for shape in products.shapes)
+    return needed / taken
+
+
+def timed(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+SECONDS_OF_PRODUCT: dict = {}
+
+
+def product_seconds(rows: int, inner: int, columns: int, left_plain: bool, right_plain: bool) -> float:
+    """Time one matrix product of this shape and layout, once for each that occurs: the best of ten."""
+    import torch
+
+    key = rows, inner, columns, left_plain, right_plain
+    if key not in SECONDS_OF_PRODUCT:
+        left = torch.randn(rows, inner) if left_plain else torch.randn(inner, rows).t()
+        right = torch.randn(inner, columns) if right_plain else torch.randn(columns, inner).t()
+        SECONDS_OF_PRODUCT[key] = min(timed(lambda: left @ right) for _ in range(10))
+    return SECONDS_OF_PRODUCT[key]
+
+
+def peak_rss(who=resource.RUSAGE_SELF) -> float:
+    """Return the peak RSS in GB (Linux counts in kB)."""
+    return resource.getrusage(who).ru_maxrss / 1e6
+
+
+def child_trl(budget: float) -> dict:
+    """Run `trl sft` with its defaults on the same records, and score the adapter that it saves."""
+    from peft import PeftModel
+
+    from helpers.base_model import base_model_path
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "data").mkdir()
+        (Path(folder) / "data" / "train.jsonl").write_bytes((DATA / "train.jsonl").read_bytes())
+        command = ["trl", "sft", "--model_name_or_path", base_model_path(), "--dataset_name", f"{folder}/data", "--use_peft",
+                   "--output_dir", f"{folder}/out", "--report_to", "none", "--bf16", "False", "--use_cpu"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"trl sft failed: {done.stderr[-2000:]}")
+        state = json.loads(max(Path(folder).glob("out/checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime).read_text())
+        seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", done.stdout + done.stderr)[-1])
+        rss = peak_rss(resource.RUSAGE_CHILDREN)
+        model, tokenizer = base_and_tokenizer()
+        score = heldout_score(PeftModel.from_pretrained(model, f"{folder}/out"), tokenizer)
+    tokens = max(entry.get("num_tokens", 0) for entry in state["log_history"])
+    return {"seconds_to_goal": seconds if score >= GOAL else None, "seconds": seconds, "best_score": score,
+            "seconds_per_1000_tokens": 1000 * seconds / tokens, "peak_rss_gb": rss}
+
+
+def child_answers(budget: float) -> dict:
+    """Measure the first answer after `import`, and answers in one batch against one at a time."""
+    start = time.perf_counter()
+    from helpers.answers import generate_answers
+
+    model, tokenizer = base_and_tokenizer()
+    generate_answers(model, tokenizer, ["What is the capital of France?"], max_new_tokens=10)
+    first = time.perf_counter() - start
+    questions = [record["messages"][0]["content"] for record in load("heldout")[:16]]
+    speed = {}
+    for name, size in (("batched", 16), ("single", 1)):
+        start = time.perf_counter()
+        answers = generate_answers(model, tokenizer, questions, max_new_tokens=20, batch_size=size)
+        tokens = sum(len(tokenizer(answer.text)["input_ids"]) + answer.stopped for answer in answers)
+        speed[f"{name}_tokens_per_second"] = tokens / (time.perf_counter() - start)
+    return {"first_answer_seconds": first, **speed}
+
+
+def run_child(kind: str, budget: float = 1e9) -> dict:
+    """Run one measurement in a process of its own, showing what it prints."""
+    print(f"--- {kind}", flush=True)
+    command = [sys.executable, __file__, "--child", kind, "--budget", str(budget)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        for line in process.stdout:
+            if line.startswith(RESULT):
+                result = json.loads(line.removeprefix(RESULT))
+            elif line.startswith("step "):
+                print("   ", line, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(f"{kind} failed; run it alone to see why: {' '.join(command)}")
+    print("   ", {key: round(value, 2) if isinstance(value, float) else value for key, value in result.items() if key != "history"})
+    return result
+
+
+def report(runs: dict) -> str:
+    course, article, trl = runs["course"], runs["article"], runs["trl"]
+    sooner = (article["seconds_to_goal"] or article["seconds"]) / course["seconds_to_goal"]
+    faster = trl["seconds_per_1000_tokens"] / course["seconds_per_1000_tokens"]
+    lines = [f"{'':10}{'seconds to 90 %':>18}{'best score':>12}{'s / 1,000 tokens':>18}{'peak RSS (GB)':>15}"]
+    for name in ("article", "trl", "course"):
+        run = runs[name]
+        goal = f"{run['seconds_to_goal']:.0f}" if run["seconds_to_goal"] else f"never in {run['seconds']:.0f}"
+        lines.append(f"{name:10}{goal:>18}{run['best_score']:>12.0%}{run['seconds_per_1000_tokens']:>18.2f}{run['peak_rss_gb']:>15.2f}")
+    bound = "" if article["seconds_to_goal"] else "at least "
+    lines += [f"sooner than the article: {bound}{sooner:.1f} times (goal 4)", f"faster per token than trl sft: {faster:.2f} times (goal 1.5)",
+              f"share of the matrix-multiply limit: {course['share_of_matmul_limit']:.0%} (goal 75 %)",
+              f"first answer after import: {runs['answers']['first_answer_seconds']:.1f} s",
+              f"tokens a second: {runs['answers']['batched_tokens_per_second']:.0f} batched, {runs['answers']['single_tokens_per_second']:.0f} single"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, help="seconds of training for the article's run")
+    parser.add_argument("--child", choices=("article", "course", "trl", "answers"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        children = {"trl": child_trl, "answers": child_answers}
+        result = children[options.child](options.budget) if options.child in children else child_train(options.child, options.budget)
+        print(RESULT + json.dumps(result))
+        return
+    runs = {"answers": run_child("answers")}
+    first = run_child("course")
+    runs["trl"] = run_child("trl")
+    second = run_child("course")
+    runs["course"] = {key: (first[key] + second[key]) / 2 if isinstance(first[key], float) else first[key] for key in first}
+    runs["article"] = run_child("article", options.budget or 5 * runs["course"]["seconds_to_goal"])
+    print(report(runs))
+    (ROOT / "outputs").mkdir(exist_ok=True)
+    (ROOT / "outputs" / "benchmark.json").write_text(json.dumps(runs | {"course_runs": [first, second]}, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
