@@ -114,6 +114,11 @@ def test_one_answer_tipped_by_a_coins_fall_is_too_little_to_see(monkeypatch):
     assert result.verdict == "too little to see" and found(result, "answers differ").measured.startswith("1 of 2")
 
 
+def test_answers_that_stay_the_same_are_too_little_to_see(monkeypatch):
+    monkeypatch.setattr("helpers.adapter_checks.generate_answers", lambda *_: [Answer("5 6", True), Answer("7", True)])
+    assert diagnose(trained_model()).verdict == "too little to see"
+
+
 def test_never_trained():
     result = diagnose(get_peft_model(base_model(), config()))
     assert result.verdict == "never trained" and set(result.update.values()) == {0.0}
@@ -189,6 +194,7 @@ def test_wrong_base(saved):
     result = diagnose(folder, base=base_model(seed=1))
     assert result.verdict == "wrong base" and "Mend" in found(result, "its own base").mend
     assert diagnose(PeftModel.from_pretrained(base_model(seed=1), folder), saved=folder).verdict == "wrong base"
+    assert diagnose(saved[0], saved=folder, base=base_model(seed=1)).verdict == "wrong base"
 
 
 def test_base_in_another_precision_is_no_wrong_base(saved):
