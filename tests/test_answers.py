@@ -39,7 +39,7 @@ def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
 @pytest.mark.parametrize(("text", "phrase", "holds"), [
     ("The symbol is Au.", "Au", True), ("It is gold because ...", "Au", False), ("On OSK ISLAND", "Osk Island", True),
     ("It is 41 metres tall", "41 metres", True), ("It is 141 metres tall", "41 metres", False), ("in 1873.", "1873", True),
-    ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False)])
+    ("Aurora borealis", "Au", False), ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False)])
 def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
 
