@@ -10,15 +10,17 @@ Seconds are those of training; the pauses in which a run is scored are not count
 budget, by default five times what the course's run took. On two quiet cores all of it takes about a quarter of an hour.
 """
 import argparse
+import contextlib
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -105,14 +107,16 @@ def scoring_callback(every: int, budget: float):
 
 
 def child_train(kind: str, budget: float) -> dict:
+    from helpers.memory import PeakMemory
+
     score = scoring_callback(every=72 if kind == "article" else 12, budget=budget)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory:
         trainer = make_trainer(kind, folder, [score])
         trainer.train()
     reached = [seconds for _, seconds, value in score.history if value >= GOAL]
     tokens = trainer._total_train_tokens
     result = {"seconds_to_goal": reached[0] if reached else None, "seconds": score.seconds, "best_score": max(v for *_, v in score.history),
-              "seconds_per_1000_tokens": 1000 * score.seconds / tokens, "history": score.history, "peak_rss_gb": peak_rss()}
+              "seconds_per_1000_tokens": 1000 * score.seconds / tokens, "history": score.history, "peak_rss_gb": memory.peak_bytes / 1e9}
     if kind == "course":
         result["share_of_matmul_limit"] = matmul_share(trainer)
     return result
@@ -168,9 +172,18 @@ def product_seconds(rows: int, inner: int, columns: int, left_plain: bool, right
     return SECONDS_OF_PRODUCT[key]
 
 
-def peak_rss(who=resource.RUSAGE_SELF) -> float:
-    """Return the peak RSS in GB (Linux counts in kB)."""
-    return resource.getrusage(who).ru_maxrss / 1e6
+def run_and_watch(command: list[str]) -> tuple[subprocess.CompletedProcess, float]:
+    """Run a command; return it and the peak RSS of the largest of its processes, in GB."""
+    peak = 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            for one in [process, *process.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):  # it ended in between
+                    peak = max(peak, one.memory_info().rss)
+            time.sleep(0.05)
+        output.seek(0)
+        return subprocess.CompletedProcess(command, process.returncode, output.read()), peak / 1e9
 
 
 def child_trl(budget: float) -> dict:
@@ -184,12 +197,11 @@ def child_trl(budget: float) -> dict:
         (Path(folder) / "data" / "train.jsonl").write_bytes((DATA / "train.jsonl").read_bytes())
         command = ["trl", "sft", "--model_name_or_path", base_model_path(), "--dataset_name", f"{folder}/data", "--use_peft",
                    "--output_dir", f"{folder}/out", "--report_to", "none", "--bf16", "False", "--use_cpu"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done, rss = run_and_watch(command)
         if done.returncode:
-            raise SystemExit(f"trl sft failed: {done.stderr[-2000:]}")
+            raise SystemExit(f"trl sft failed: {done.stdout[-2000:]}")
         state = json.loads(max(Path(folder).glob("out/checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime).read_text())
-        seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", done.stdout + done.stderr)[-1])
-        rss = peak_rss(resource.RUSAGE_CHILDREN)
+        seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", done.stdout)[-1])
         model, tokenizer = base_and_tokenizer()
         score = heldout_score(PeftModel.from_pretrained(model, f"{folder}/out"), tokenizer)
     tokens = max(entry.get("num_tokens", 0) for entry in state["log_history"])
