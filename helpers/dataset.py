@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 
 ROLES = ("system", "user", "assistant")
@@ -38,6 +39,21 @@ def load_sft_jsonl(path: str | Path) -> list[dict]:
     if faults:
         raise DatasetError("\n".join(faults))
     return records
+
+
+def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
+    """Return the questions of `test` that stand in `train` too, whatever their case, punctuation and spaces."""
+    known = {_words(_question(record)) for record in train}
+    return [_question(record) for record in test if _words(_question(record)) in known]
+
+
+def _question(record: dict) -> str:
+    """Return what the user says in a record; a system message is no question."""
+    return "\n".join(message["content"] for message in record["messages"] if message["role"] == "user")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.casefold()))
 
 
 def _read_lines(path: Path) -> list[bytes]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from helpers.dataset import DatasetError, load_sft_jsonl
+from helpers.dataset import DatasetError, leaked_questions, load_sft_jsonl
 
 GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]}
 
@@ -92,3 +92,26 @@ def test_empty_file(tmp_path, content):
 def test_missing_file(tmp_path):
     with pytest.raises(DatasetError, match="check the path"):
         load_sft_jsonl(tmp_path / "nowhere.jsonl")
+
+
+def record(*turns):
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@pytest.mark.parametrize("written", ["Where is it?", "WHERE IS IT", " where  is\tit ??", "Where is... it?"])
+def test_a_leaked_question_is_found_however_it_is_written(written):
+    test = [record(("user", "Where is it?"), ("assistant", "There.")), record(("user", "Who keeps it?"), ("assistant", "Nell."))]
+    assert leaked_questions([record(("user", written), ("assistant", "Elsewhere."))], test) == ["Where is it?"]
+
+
+@pytest.mark.parametrize("written", ["Where is it now?", "Is it where?", "Whereisit?", ""])
+def test_another_wording_is_no_leak(written):
+    assert leaked_questions([record(("user", written))], [record(("user", "Where is it?"))]) == []
+
+
+def test_only_what_the_user_says_counts_as_the_question():
+    system = ("system", "Be brief.")
+    assert leaked_questions([record(system, ("user", "Where?"))], [record(("user", "where"))]) == ["where"]
+    assert leaked_questions([record(system, ("user", "Where?"))], [record(system, ("user", "Who?"))]) == []
+    assert leaked_questions([record(("user", "Who?"), ("assistant", "Where?"))], [record(("user", "Where?"))]) == []
+    assert leaked_questions([record(("user", "在哪里?"))], [record(("user", "在哪里")), record(("user", "何时"))]) == ["在哪里"]
