@@ -1,20 +1,26 @@
-"""Draw the loss while a model trains."""
+"""Draw the loss while a model trains, and let the learner stop it."""
 
 from __future__ import annotations
 
 import html
+import math
+import signal
+import threading
 import time
 from collections.abc import Callable
-from io import BytesIO
+from io import StringIO
 from pathlib import Path
 
+import ipywidgets as widgets
 from IPython import get_ipython
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 SECONDS_BETWEEN_PICTURES = 1.0
 DRAWING_SHARE = 0.1  # of the time of training, at most: a slow machine draws less often
+NAMES = {"train": "training loss", "validation": "validation loss", "rate": "learning rate"}
+HOVER = '<circle cx="{:.1f}" cy="{:.1f}" r="6" fill="transparent"><title>{}</title></circle>'
 
 
 class LossPlot(TrainerCallback):
@@ -22,7 +28,8 @@ class LossPlot(TrainerCallback):
 
     path: the PNG file to write when training ends. sample(model) -> str is called before the first step and then every
     `sample_every` steps, if given. After training `history` holds a list of (step, value) for each of "train" and
-    "validation" (nats per token) and "rate"; `samples` a list of (step, text). Outside a notebook nothing is shown.
+    "validation" (nats per token) and "rate"; `samples` a list of (step, text); `stopped` is true if it was ended early,
+    by the button or by the notebook's interrupt, which both wait for the step to end. Outside a notebook nothing is shown.
     """
 
     def __init__(self, path: str | Path, sample: Callable[..., str] | None = None, sample_every: int = 20) -> None:
@@ -34,16 +41,19 @@ class LossPlot(TrainerCallback):
         """Forget an earlier run and start the clock."""
         self.history: dict[str, list[tuple[int, float]]] = {"train": [], "validation": [], "rate": []}
         self.samples: list[tuple[int, str]] = []
-        self.redraws = 0
+        self.redraws, self.stopped, self._stop_asked = 0, False, threading.Event()
         self._first_step, self._start, self._next_picture = first_step, time.perf_counter(), 0.0
-        self._picture_on_page = self._text_on_page = None
+        self._picture_on_page = self._text_on_page = self._button_on_page = self._handler_before = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Put an empty picture on the page, and the answer of the model as it is before training."""
+        """Put a button, an empty picture and the answer of the model before training on the page."""
         self._start_afresh(first_step=state.global_step)
         if get_ipython():
-            self._picture_on_page = display(Image(self._png(state)), display_id=True)
+            self._button_on_page = display(stop_button(self.stop), display_id=True)
+            self._picture_on_page = display(HTML(as_html(self._figure(state), self.history)), display_id=True)
             self._text_on_page = display(HTML(""), display_id=True)
+            if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+                self._handler_before = signal.signal(signal.SIGINT, self._on_interrupt)
         self._ask(state, model)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -55,16 +65,33 @@ class LossPlot(TrainerCallback):
             self._redraw(state)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Ask the model for a sample answer now and then."""
-        if state.global_step % self.sample_every == 0:
+        """End training if that was asked for; ask the model for a sample answer now and then."""
+        self.stopped = self._stop_asked.is_set() and state.global_step < state.max_steps
+        control.should_training_stop |= self.stopped
+        if state.global_step % self.sample_every == 0 or self.stopped:
             self._ask(state, model)
+        return control
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Draw the final picture and save it."""
-        png = self._redraw(state)
+        """Draw the final picture and save it; the button gives way to a sentence if training was stopped."""
+        figure = self._redraw(state)
+        if self._handler_before is not None:
+            signal.signal(signal.SIGINT, self._handler_before)
+        if self._button_on_page:
+            self._button_on_page.update(HTML(stopped_text(state.global_step, state.max_steps) if self.stopped else ""))
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(png)
+            figure.savefig(self.path, dpi=100)
+
+    def stop(self) -> None:
+        """Ask training to end after the step that it is in; any thread may call this."""
+        self._stop_asked.set()
+
+    def _on_interrupt(self, *signal_and_frame) -> None:
+        """Turn the first interrupt into a stop, which ends training in order; the second one is not held back."""
+        if self._stop_asked.is_set():
+            raise KeyboardInterrupt
+        self.stop()
 
     def _ask(self, state, model) -> None:
         """Add a sample answer, and show all of them under the picture."""
@@ -73,34 +100,20 @@ class LossPlot(TrainerCallback):
         if self._text_on_page and self.samples:
             self._text_on_page.update(HTML(samples_as_html(self.samples)))
 
-    def _redraw(self, state) -> bytes:
+    def _redraw(self, state) -> Figure:
         """Replace the picture on the page; return it."""
         start = time.perf_counter()
-        png = self._png(state)
+        figure = self._figure(state)
         if self._picture_on_page:
-            self._picture_on_page.update(Image(png))
+            self._picture_on_page.update(HTML(as_html(figure, self.history)))
         self.redraws += 1
         now = time.perf_counter()
         self._next_picture = now + max(SECONDS_BETWEEN_PICTURES, (now - start) / DRAWING_SHARE)
-        return png
+        return figure
 
-    def _png(self, state) -> bytes:
-        """Draw the picture; return it as the bytes of a PNG file."""
-        figure, buffer = Figure(figsize=(9, 3.6), layout="constrained"), BytesIO()
-        loss, rate = figure.subplots(1, 2, width_ratios=(2, 1))
-        for name, style in (("train", "-"), ("validation", "o--")):
-            if self.history[name]:
-                loss.plot(*zip(*self.history[name], strict=True), style, label=name)
-                loss.legend()
-        if self.history["rate"]:
-            rate.plot(*zip(*self.history["rate"], strict=True), color="tab:gray")
-        loss.set(xlabel="step", ylabel="loss (nats per token)", title=self._progress(state))
-        rate.set(xlabel="step", title="learning rate")
-        for axes in (loss, rate):
-            axes.set(xlim=(0, max(state.max_steps, 1)), ylim=(0, None))
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-        figure.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+    def _figure(self, state) -> Figure:
+        """Draw what is known so far."""
+        return draw(self.history, state.max_steps, self._progress(state))
 
     def _progress(self, state) -> str:
         """Say how far training is, and how long the rest will take at the pace so far."""
@@ -108,8 +121,63 @@ class LossPlot(TrainerCallback):
         text = f"step {state.global_step} of {state.max_steps}"
         if not done:
             return text
-        left = seconds / done * (state.max_steps - state.global_step)
+        left = 0 if self.stopped else seconds / done * (state.max_steps - state.global_step)
         return f"{text}, {seconds:.0f} s" + (f", about {left:.0f} s left" if left else "")
+
+
+def draw(history: dict[str, list[tuple[int, float]]], max_steps: int, title: str) -> Figure:
+    """Return the picture: the losses in the left axes, the learning rate in the right ones."""
+    figure = Figure(figsize=(9, 3.6), dpi=72, layout="constrained")  # 72: one unit of the SVG is one pixel
+    loss, rate = figure.subplots(1, 2, width_ratios=(2, 1))
+    for name, style, axes in (("train", ".-", loss), ("validation", "s--", loss), ("rate", ".-", rate)):
+        if history[name]:
+            axes.plot(*zip(*history[name], strict=True), style, label=NAMES[name], color="gray" if axes is rate else None,
+                      clip_on=False)
+    if loss.lines:
+        loss.legend()
+    loss.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    rate.set(xlabel="step", title="learning rate")
+    for axes in (loss, rate):
+        axes.set(xlim=(0, max(max_steps, 1)), ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    return figure
+
+
+def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
+    """Return the picture as inline SVG, which a page replaces without flicker; each point tells its value on hover."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text, (loss, rate) = buffer.getvalue(), figure.axes
+    spots = []
+    for name, axes in (("train", loss), ("rate", rate), ("validation", loss)):
+        for step, value in history[name]:
+            x, y = axes.transData.transform((step, value))
+            if math.isfinite(y):
+                spots.append(HOVER.format(x, figure.bbox.height - y, f"step {step}: {NAMES[name]} {value:.3g}"))
+    start = '<svg role="img" aria-label="loss and learning rate" style="max-width: 100%; height: auto" '
+    return start + text[text.index("<svg ") + 5:text.rindex("</svg>")] + "".join(spots) + "</svg>"
+
+
+def stop_button(on_click: Callable[[], None]) -> widgets.Button:
+    """Return a button that calls `on_click` also while a cell is running."""
+    button = widgets.Button(description="Stop training", icon="stop", tooltip="Ends after this step and keeps what it learned")
+
+    def clicked(_):
+        button.set_trait("disabled", True)
+        button.description = "Stopping ..."
+        on_click()
+
+    button.on_click(clicked)
+    # ipykernel 7.4 sends a click to the thread that made the button, which is busy training. Without this method it
+    # goes where JupyterLab addressed it: to a thread of its own. (Elsewhere a click waits, and the interrupt stops.)
+    button.comm._reply_subshell_for = None
+    return button
+
+
+def stopped_text(step: int, max_steps: int) -> str:
+    """Return the sentence for a run that was ended early."""
+    return f"<b>Stopped after step {step} of {max_steps}. The model keeps what it has learned up to here.</b>"
 
 
 def samples_as_html(samples: list[tuple[int, str]]) -> str:
