@@ -15,14 +15,16 @@ from functools import cache
 
 import nbformat
 import pytest
-from notebook_tools import NOTEBOOKS, ROOT, read
+from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read
 
 from helpers.base_model import base_model_path
 
 # A new network namespace has no way out; its loopback is needed by the kernel's own sockets.
 OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 ONE_CELL_SECONDS = 600
+SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
+EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
 
 
 @cache
@@ -75,16 +77,43 @@ def test_runs_alone_offline_and_twice(path, course, notebook_times):
     copy = course / "notebooks" / path.name
     nbformat.write(doubled(path), copy)
     before = files_of(course)
-    command = [*offline_prefix(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(course),
-               "--nbmake", "--overwrite", f"--nbmake-timeout={ONE_CELL_SECONDS}", str(copy)]
-    run = subprocess.run(command, cwd=course, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-6000:]
+    execute_offline(copy, course)
     cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
     notebook_times[path.stem] = [(seconds(cell), cell.source) for cell in cells if not cell.id.endswith(AGAIN)]
     assert not unexplained(cells), unexplained(cells)
     assert not widget_errors(read(copy)), widget_errors(read(copy))
+    keep_first_pass(copy)
     new = {file.relative_to(course).parts[0] for file in files_of(course) - before}
     assert new <= {"outputs"}, f"the notebook wrote outside outputs/: {new}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: f"solutions_{path.stem}")
+def test_solutions_run_alone_and_offline(path, course):
+    base_model_path()
+    copy = course / "notebooks" / "solutions" / path.name
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    before = files_of(course)
+    execute_offline(copy, course)
+    cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
+    assert not unexplained(cells), unexplained(cells)
+    assert max(map(seconds, cells)) < SOLUTION_SECONDS
+    assert {file.relative_to(course).parts[0] for file in files_of(course) - before} <= {"outputs"}
+
+
+def execute_offline(path, course):
+    """Run a notebook of the copied course in place, with nbmake."""
+    command = [*offline_prefix(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(course),
+               "--nbmake", "--overwrite", f"--nbmake-timeout={ONE_CELL_SECONDS}", str(path)]
+    run = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:]
+
+
+def keep_first_pass(path):
+    notebook = read(path)
+    notebook.cells = [cell for cell in notebook.cells if not cell.id.endswith(AGAIN)]
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, EXECUTED / path.name)
 
 
 def files_of(folder):
