@@ -4,10 +4,12 @@ import re
 
 import nbformat
 import pytest
-from notebook_tools import FOLDER, NOTEBOOKS, ROOT, navigation, read, title
+from notebook_tools import FOLDER, NOTEBOOKS, ROOT, SOLUTIONS, navigation, read, title
 
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_notebook_and_solution = pytest.mark.parametrize(
+    "path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.stem if path in NOTEBOOKS else f"solutions_{path.stem}")
 
 
 def code_cells(notebook):
@@ -23,7 +25,7 @@ def test_the_folder_holds_the_course():
     assert {path.name for path in FOLDER.glob("*.ipynb")} == {path.name for path in NOTEBOOKS}
 
 
-@every_notebook
+@every_notebook_and_solution
 def test_committed_without_outputs_and_machine_metadata(path):
     notebook = read(path)
     nbformat.validate(notebook)
@@ -49,7 +51,7 @@ def test_checks_its_own_lesson(path):
     assert re.search(r"^\s*assert |check_lesson\(", source, re.MULTILINE)
 
 
-@every_notebook
+@every_notebook_and_solution
 def test_imports_helpers_before_the_hub_libraries(path):
     """Helpers set the offline switches, and the libraries read them once, when they are imported."""
     trees = [ast.parse(cell.source) for cell in code_cells(read(path))]
@@ -59,7 +61,7 @@ def test_imports_helpers_before_the_hub_libraries(path):
     assert not hub or names.index("helpers") < hub[0]
 
 
-@every_notebook
+@every_notebook_and_solution
 def test_local_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose(read(path))):
         assert (path.parent / target).exists(), target

@@ -1,0 +1,129 @@
+"""The exercises as the notebooks have them: the stub is not accepted, the solution is, and known mistakes get their own answer.
+
+A solution notebook holds everything that its exercises need, so its cells are run one after the other. Where it has a check,
+the stub cell of the course notebook is run first, then the wrong answers below, then the solution.
+"""
+import re
+
+import pytest
+from exercise_answers import ANSWERS
+from notebook_tools import NOTEBOOKS, SOLUTIONS, read
+
+from helpers import exercises
+from helpers.exercises.core import Right, exercise, explain, function, number
+
+CHECK = re.compile(rf"^({'|'.join(exercises.__all__)})\(.*\Z", re.MULTILINE | re.DOTALL)
+OF_NO_USE = ["'nonsense'", "None", "object()", "float('nan')", "[]", "{}", "True", "lambda *given: given[1000]", "int"]
+
+
+def code_cells(path):
+    return [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def split(source):
+    """Return the answer's code, the call of the check, and the check's name; None for a cell without a check."""
+    found = CHECK.search(source)
+    return (source[:found.start()], found.group(), found.group(1)) if found else None
+
+
+def exercise_cells(path):
+    return [parts for parts in map(split, code_cells(path)) if parts]
+
+
+def texts(path):
+    """Return the text of each exercise, without its hint."""
+    cells = [cell for cell in read(path).cells if re.fullmatch(r"exercise-\d", cell.id)]
+    return [cell.source.split("\n\n<details>")[0] for cell in cells if "Without a check" not in cell.source]
+
+
+def test_each_check_is_used_in_one_notebook_and_in_its_solution():
+    course = [(name, path.name) for path in NOTEBOOKS for _, _, name in exercise_cells(path)]
+    assert sorted(name for name, _ in course) == sorted(exercises.__all__) == sorted(ANSWERS)
+    assert course == [(name, path.name) for path in SOLUTIONS for _, _, name in exercise_cells(path)]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_a_solution_repeats_its_exercises(path):
+    notebook = path.parent.parent / path.name
+    assert texts(path) == texts(notebook) and len(texts(path)) == len(exercise_cells(path)) >= 2
+    assert [call for _, call, _ in exercise_cells(path)] == [call for _, call, _ in exercise_cells(notebook)]
+    assert f"(solutions/{path.name})" in "".join(cell.source for cell in read(notebook).cells)
+    assert all(cell.source.count(f"(../{path.name})") for cell in (read(path).cells[0], read(path).cells[-1]))
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_stub_mistakes_and_solution(path, monkeypatch, capsys):
+    monkeypatch.chdir(path.parent)
+    stubs = {name: stub for stub, _, name in exercise_cells(path.parent.parent / path.name)}
+    space = {}
+
+    def said(answer, call) -> str:
+        exec(f"{answer}\n{call}", space)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    for source in code_cells(path):
+        if not split(source):
+            exec(source, space)
+            capsys.readouterr()
+            continue
+        solution, call, name = split(source)
+        assert said(stubs[name], call).startswith("Not yet: "), name
+        setup, mistakes, other = ANSWERS[name]
+        exec(setup, space)
+        specific = [said(mistake, call) for mistake in mistakes]
+        general = said(other, call)
+        assert all(line.startswith("✗ ") for line in [*specific, general]), (name, specific, general)
+        assert len({*specific, general}) == len(mistakes) + 1 >= 3, (name, specific, general)
+        variable = re.match(r"\w+\((\w+)", call).group(1)
+        useless = [said(f"{variable} = {value}", call) for value in OF_NO_USE]
+        assert not any(line.startswith("✓") for line in useless), (name, useless)
+        capsys.readouterr()
+        exec(solution, space)
+        capsys.readouterr()
+        assert said("", call).startswith("✓ "), name
+
+
+@exercise("twice the number", number)
+def check_double(answer, of):
+    """Check twice a number."""
+    return explain(answer, 2 * of, "Right.", [(of**2, "Squared."), (of, "The same.")], "No.", tolerance=0.01)
+
+
+@pytest.mark.parametrize("answer, line", [
+    (6, "✓ Right."), (6.05, "✓ Right."), (6.2, "✗ No."), (9, "✗ Squared."), (3, "✗ The same."), (..., "Not yet: give twice the number."),
+    ("6", "✗ A number is asked for, and this is '6'. Give twice the number."),
+    (None, "✗ A number is asked for, and this is None. Give twice the number."),
+])
+def test_a_check_prints_one_line(answer, line, capsys):
+    assert check_double(answer, 3) is None
+    assert capsys.readouterr().out == line + "\n"
+
+
+def test_the_right_answer_goes_before_a_mistake_that_leads_to_it(capsys):
+    check_double(4, 2)  # twice and squared
+    assert capsys.readouterr().out == "✓ Right.\n"
+
+
+def test_numbers_of_the_libraries_are_numbers(capsys):
+    import numpy
+    import torch
+
+    for answer in (numpy.int64(6), numpy.float32(6), torch.tensor(6), torch.tensor([6.0])):
+        check_double(answer, 3)
+    assert capsys.readouterr().out == "✓ Right.\n" * 4
+
+
+def test_a_function_that_fails_or_returns_nothing_is_told_so(capsys):
+    @exercise("a function", function)
+    def check_call(answer):
+        """Check a call."""
+        return Right("Right.") if answer(1) == 2 else "No."
+
+    for answer in (lambda x: x + 1, lambda x: x, lambda x: None, lambda x: x["key"], 3):
+        check_call(answer)
+    assert capsys.readouterr().out.splitlines() == [
+        "✓ Right.", "✗ No.", "Not yet: give a function.",
+        "✗ The function stopped with TypeError: 'int' object is not subscriptable. Give a function.",
+        "✗ A function is asked for, and this is 3. Give a function."]
