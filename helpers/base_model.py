@@ -46,6 +46,19 @@ def is_embedded() -> bool:
     return not os.environ.get("BASE_MODEL", "").strip()
 
 
+def is_prepared() -> bool:
+    """Say whether the model is on this disk, so that nothing would be fetched."""
+    chosen = os.environ.get("BASE_MODEL", "").strip()
+    if not chosen:
+        return _is_complete(cache_folder() / "SmolLM2-135M-Instruct")
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return Path(_chosen_model(chosen)).is_dir() or isinstance(try_to_load_from_cache(chosen, "config.json"), str)
+    except (BaseModelError, ValueError):  # no model, or no name that the hub could have
+        return False
+
+
 def cache_folder() -> Path:
     """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it)."""
     return Path(os.environ.get("LORA_COURSE_CACHE") or user_cache_path("lora-step-by-step"))
