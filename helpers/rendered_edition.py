@@ -20,7 +20,8 @@ from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 VIEW, STATE = (f"application/vnd.jupyter.widget-{part}+json" for part in ("view", "state"))
-STYLE = "<style>main { max-width: 62em; margin: auto } .jp-RenderedHTMLCommon table { margin-left: 0 }</style></head>"
+STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :is(p, li) { max-width: 52em }
+.jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }</style></head>"""
 
 
 def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> None:
@@ -86,8 +87,8 @@ def static(output: nbformat.NotebookNode, models: dict) -> list[nbformat.Noteboo
     settings = [f"{html.escape(part['description'])} <b>{html.escape(setting(part))}</b>" for part in parts
                 if part.get("description") and setting(part)]
     texts = ["In JupyterLab these can be changed: " + ", ".join(settings)] if settings else []
-    texts += [part["value"] for part in parts if part["_model_name"] == "HTMLModel"]
-    shown = [new_output("display_data", {"text/html": f"<div>{text}</div>"}) for text in texts]
+    texts += [" ".join(part["value"] for part in parts if part["_model_name"] == "HTMLModel")]
+    shown = [new_output("display_data", {"text/html": f"<div>{text}</div>"}) for text in texts if text]
     return shown + [nbformat.from_dict(each) for part in parts for each in part.get("outputs", [])]
 
 
