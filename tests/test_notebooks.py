@@ -82,7 +82,7 @@ def test_runs_alone_offline_and_twice(path, course, notebook_times):
     notebook_times[path.stem] = [(seconds(cell), cell.source) for cell in cells if not cell.id.endswith(AGAIN)]
     assert not unexplained(cells), unexplained(cells)
     assert not widget_errors(read(copy)), widget_errors(read(copy))
-    keep_first_pass(copy)
+    keep_first_pass(copy, course)
     new = {file.relative_to(course).parts[0] for file in files_of(course) - before}
     assert new <= {"outputs"}, f"the notebook wrote outside outputs/: {new}"
 
@@ -98,6 +98,7 @@ def test_solutions_run_alone_and_offline(path, course):
     cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
     assert not unexplained(cells), unexplained(cells)
     assert max(map(seconds, cells)) < SOLUTION_SECONDS
+    keep_first_pass(copy, course)
     assert {file.relative_to(course).parts[0] for file in files_of(course) - before} <= {"outputs"}
 
 
@@ -109,11 +110,12 @@ def execute_offline(path, course):
     assert run.returncode == 0, run.stdout[-6000:]
 
 
-def keep_first_pass(path):
+def keep_first_pass(path, course):
     notebook = read(path)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.endswith(AGAIN)]
-    EXECUTED.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, EXECUTED / path.name)
+    kept = EXECUTED / path.relative_to(course / "notebooks")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, kept)
 
 
 def files_of(folder):
