@@ -1,14 +1,14 @@
 """Ask a model questions, score the answers and show them side by side."""
 from __future__ import annotations
 
-import html
 import re
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import contextmanager
 from typing import NamedTuple
 
-import ipywidgets as widgets
 import pandas as pd
 import torch
+from transformers import TextStreamer
 
 
 class Answer(NamedTuple):
@@ -32,12 +32,39 @@ def generate_answers(model, tokenizer, questions: list[str], max_new_tokens: int
     return [answers[i] for i in range(len(questions))]
 
 
+def stream_answer(model, tokenizer, question: str, show: Callable[[str], None], max_new_tokens: int = 40,
+                  temperature: float = 0.0) -> Answer:
+    """Answer one question, and call show(text so far) after every new word. Returns the Answer.
+
+    With temperature 0 each token is the likeliest; above, it is drawn at random, the more freely the higher it is.
+    Raises ValueError for a blank question and for a temperature below 0.
+    """
+    if not question.strip() or temperature < 0:
+        raise ValueError("question is blank: type one" if temperature >= 0 else f"temperature is {temperature}: give 0 or more")
+    how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with _evaluating(model), _padding_left(tokenizer):
+        return _answer_batch(model, tokenizer, [question], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
+
+
+class _WordByWord(TextStreamer):
+    """Hand on the answer so far, without the prompt and the control tokens."""
+
+    def __init__(self, tokenizer, show: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._text, self._show = "", show
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._text += text
+        self._show(self._text.strip())
+
+
 @torch.inference_mode()
-def _answer_batch(model, tokenizer, questions, max_new_tokens):
+def _answer_batch(model, tokenizer, questions, max_new_tokens, do_sample=False, **how):
     chats = [[{"role": "user", "content": question}] for question in questions]
     batch = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
                                           enable_thinking=False).to(model.device)
-    out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=tokenizer.pad_token_id)
+    out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
+                         pad_token_id=tokenizer.pad_token_id, **how)
     new = out[:, batch["input_ids"].shape[1]:]
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
@@ -93,24 +120,3 @@ def compare_answers(questions: list[str], answers: dict[str, list[Answer]], key_
 def _mark(answer: Answer, right: bool | None) -> str:
     sign = {None: "", True: "✓ ", False: "✗ "}[right]
     return sign + answer.text + ("" if answer.stopped else " … (did not stop)")
-
-
-def chat(model, tokenizer, max_new_tokens: int = 60) -> widgets.VBox:
-    """Return a chat box: type a question, press Enter; with a PEFT model, choose which of the two answers."""
-    adapted = hasattr(model, "disable_adapter")
-    who = widgets.ToggleButtons(options=["fine-tuned", "base"] if adapted else ["base"], description="Answer by")
-    box = widgets.Text(placeholder="Type a question and press Enter", continuous_update=False, layout=widgets.Layout(width="95%"))
-    log = widgets.HTML()
-
-    def reply(change):
-        question = change["new"].strip()
-        if not question:
-            return
-        off = model.disable_adapter() if adapted and who.value == "base" else nullcontext()
-        with off:
-            answer = generate_answers(model, tokenizer, [question], max_new_tokens)[0]
-        log.value += f"<p><b>You:</b> {html.escape(question)}<br><b>{who.value}:</b> {html.escape(answer.text)}</p>"
-        box.value = ""
-
-    box.observe(reply, names="value")
-    return widgets.VBox([who, box, log])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+import pandas as pd
 from torch import nn
 
 BYTES = 4  # of one float32 number
@@ -55,6 +56,18 @@ def lora_size(shapes: Shapes, r: int, lora_alpha: float, target_modules: str | l
     parameters = sum(r * (inputs + outputs) for inputs, outputs in chosen.values())
     return LoraSize(layers=len(chosen), parameters=parameters, file_bytes=_header_bytes(chosen, r) + BYTES * parameters,
                     training_bytes=TRAINING_NUMBERS * BYTES * parameters, scaling=lora_alpha / r)
+
+
+def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.DataFrame:
+    """Return the trained parameters of each layer: a row for each kind of layer, a column for each stage; 0 where no adapter sits.
+
+    Kinds are the last parts of the names, stages the first numbers in them; NaN where a stage has no layer of the kind.
+    """
+    chosen = select_layers(shapes, target_modules)
+    table = pd.DataFrame({"kind": [name.rsplit(".", 1)[-1] for name in shapes],
+                          "stage": [int(next(filter(str.isdigit, name.split(".")), 0)) for name in shapes],
+                          "parameters": [r * sum(shape) if name in chosen else 0 for name, shape in shapes.items()]})
+    return table.pivot_table(index="kind", columns="stage", values="parameters", aggfunc="sum", sort=False)
 
 
 def _ends_with(layer: str, name: str) -> bool:

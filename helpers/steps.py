@@ -1,4 +1,4 @@
-"""Count the steps of a training run, and the learning rate at each of them, before it starts."""
+"""Count the steps of a training run before it starts: the learning rate at each, and when it logs and saves."""
 from __future__ import annotations
 
 import math
@@ -13,12 +13,23 @@ def training_steps(records: int, batch_size: int, accumulation: int = 1, epochs:
     A batch that is not full counts as a batch, a group of batches that is not full makes a step, and so does a part of
     an epoch. Raises ValueError when a number is not above 0.
     """
-    given = {"records": records, "batch_size": batch_size, "accumulation": accumulation, "epochs": epochs}
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, but a run needs more than 0")
+    _check_above_zero(records=records, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
     batches = math.ceil(records / batch_size)
     return math.ceil(epochs * math.ceil(batches / accumulation))
+
+
+def log_and_save_steps(records: int, batch_size: int, accumulation: int = 1, epochs: float = 1, logging_steps: int = 10,
+                       save: str | int = "epoch") -> tuple[list[int], list[int]]:
+    """Return the steps after which a line is logged, and those after which a checkpoint is saved.
+
+    save: "no", "epoch", or a number of steps. Both ways of saving also save after the last step.
+    Raises ValueError when a number is not above 0.
+    """
+    steps = training_steps(records, batch_size, accumulation, epochs)
+    every = {"no": steps, "epoch": training_steps(records, batch_size, accumulation)}.get(save, save)
+    _check_above_zero(logging_steps=logging_steps, save=every)
+    logs, saves = (list(range(n, steps + 1, n)) for n in (logging_steps, every))
+    return logs, [] if save == "no" else sorted({*saves, steps})
 
 
 def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr_scheduler_type: str = "linear") -> list[float]:
@@ -33,3 +44,9 @@ def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr
     if not hasattr(scheduler, "lr_lambdas"):
         raise ValueError(f"lr_scheduler_type is {lr_scheduler_type}: its rates depend on the losses, so they can't be planned")
     return [learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps)]
+
+
+def _check_above_zero(**given: float) -> None:
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}, but a run needs more than 0")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from IPython.display import HTML
 
-from helpers.supervision import SupervisionError, SupervisionReport, supervision_report
+from helpers.supervision import IGNORED, SupervisionError, SupervisionReport, supervision_report
 
-__all__ = ["SupervisionError", "SupervisionReport", "show_tokens", "supervision_report", "token_groups", "token_kinds"]
+__all__ = ["SupervisionError", "SupervisionReport", "record_tokens", "show_record", "show_tokens", "supervision_report",
+           "token_groups", "token_kinds", "what_is_lost"]
 
 # Kind -> colour, border and weight. Each colour stands out on light and on dark pages; border and weight tell the kinds
 # apart without colour: bold is what carries loss, double is a control token.
@@ -21,6 +22,7 @@ KINDS = {
     "padding": ("#9a6700", "2px dotted", "normal"),
     "cut off": ("#bc4c00", "2px dashed", "normal"),
 }
+BLANK = "\ue000"  # stands for a message's text; a character that nobody writes
 CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};border-radius:4px;background:{colour}22;"
         "font-family:monospace;font-weight:{weight};white-space:pre;line-height:1.5")
 
@@ -62,21 +64,83 @@ def token_groups(tokenizer, ids: list[int]) -> list[tuple[int, int, str]]:
     return groups
 
 
-def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_from: int | None = None) -> HTML:
+def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_from: int | None = None,
+                parts: list[str] | None = None) -> HTML:
     """Show tokens as coloured chips with a legend that counts them; the ids appear on hover. The text is escaped.
 
-    Takes a text, or the token ids of one text as a list or 1-D tensor; labels and attention_mask have the same length.
+    Takes a text, or the token ids of one text as a list or 1-D tensor; labels, attention_mask and parts (for each token
+    the name of what it belongs to, shown on hover) have the same length.
     Raises ValueError for a batch, and for labels or a mask of another length.
     """
     ids, labels, attention_mask = _encode(tokenizer, ids_or_text), _as_list(labels), _as_list(attention_mask)
-    for name, values in (("labels", labels), ("attention_mask", attention_mask)):
+    for name, values in (("labels", labels), ("attention_mask", attention_mask), ("parts", parts)):
         if values is not None and len(values) != len(ids):
             raise ValueError(f"{name} has {len(values)} entries for {len(ids)} tokens: give one for each token of one row")
     kinds = token_kinds(tokenizer, ids, labels, attention_mask, cut_from)
-    chips = [_chip(text, ids[start:end], kinds[start]) for start, end, text in token_groups(tokenizer, ids)]
+    notes = kinds if parts is None else [f"{kind}, {part}" for kind, part in zip(kinds, parts, strict=True)]
+    chips = [_chip(text, ids[start:end], kinds[start], notes[start]) for start, end, text in token_groups(tokenizer, ids)]
     counts = Counter(kinds)
     legend = " ".join(f'<span style="{_style(kind)}">{kind}: {counts[kind]}</span>' for kind in KINDS if counts[kind])
     return HTML(f'<div style="margin-bottom:6px">{legend} <b>{len(ids)} tokens</b></div><div>{"".join(chips)}</div>')
+
+
+def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> HTML:
+    """Show a text, or the messages of a record in the chat template, with what max_length would cut off.
+
+    Where the last message is an answer, it carries the loss, as in training with prompt and completion.
+    """
+    if isinstance(text_or_messages, str):
+        ids, labels, parts, counts = _encode(tokenizer, text_or_messages), None, None, ""
+    else:
+        ids, labels = record_tokens(tokenizer, text_or_messages)
+        parts = _parts(tokenizer, ids, text_or_messages)
+        counts = "tokens of each part: " + ", ".join(f"{part} {count}" for part, count in Counter(parts).items())
+    lost = "" if max_length is None else f"<b>{what_is_lost(tokenizer, ids, labels, max_length)}</b>"
+    chips = show_tokens(tokenizer, ids, labels, cut_from=max_length, parts=parts).data
+    return HTML(f"{chips}<div style='margin-top:6px'>{'<br>'.join(filter(None, [html.escape(counts), lost]))}</div>")
+
+
+def record_tokens(tokenizer, messages: list[dict]) -> tuple[list[int], list[int] | None]:
+    """Return the ids of a record and its labels, -100 on the prompt; without an answer at the end, the prompt and None."""
+    def encode(part, **options):
+        return tokenizer.apply_chat_template(part, return_dict=True, **options)["input_ids"]
+
+    if messages[-1]["role"] != "assistant":
+        return encode(messages, add_generation_prompt=True), None
+    ids, prompt = encode(messages), encode(messages[:-1], add_generation_prompt=True)
+    return ids, [IGNORED] * len(prompt) + ids[len(prompt):]
+
+
+def what_is_lost(tokenizer, ids: list[int], labels: list[int] | None, max_length: int) -> str:
+    """Say in one sentence what is lost of a row when it is cut off after max_length tokens."""
+    cut = len(ids) - max_length
+    if cut <= 0:
+        return f"Nothing is lost: {len(ids)} tokens, at most {max_length} are kept."
+    learned, lost = ([label for label in part if label != IGNORED] for part in (labels or [], (labels or [])[max_length:]))
+    if not lost:
+        return f"{cut} of {len(ids)} tokens are cut off."
+    if len(lost) == len(learned):
+        return f"{cut} of {len(ids)} tokens are cut off, and the whole answer with them: the trainer drops the record."
+    end = "EOS is lost: the model would not learn to stop" if tokenizer.eos_token_id in lost else "EOS is kept"
+    return f"{cut} of {len(ids)} tokens are cut off, {len(lost)} of the {len(learned)} learned ones. {end}."
+
+
+def _parts(tokenizer, ids: list[int], messages: list[dict]) -> list[str]:
+    """Return for each token the role of the message whose text it belongs to, or "template"."""
+    groups, spans, end = token_groups(tokenizer, ids), [], 0
+    text = "".join(piece for _, _, piece in groups)
+    blanks = [message | {"content": BLANK} for message in messages]
+    pieces = tokenizer.apply_chat_template(blanks, tokenize=False).split(BLANK)  # what the template itself writes
+    for piece, message in zip(pieces, messages, strict=False):
+        start = text.find(message["content"].strip(), end + len(piece))
+        end = start + len(message["content"].strip())
+        spans.append((start, end, message["role"]))
+    parts, place = [], 0
+    for first, last, piece in groups:
+        middle = place + len(piece) / 2  # a piece may begin or end with a space of its neighbour
+        parts += [next((role for start, end, role in spans if start <= middle <= end), "template")] * (last - first)
+        place += len(piece)
+    return parts
 
 
 def _encode(tokenizer, ids_or_text) -> list[int]:
@@ -97,6 +161,6 @@ def _style(kind: str) -> str:
     return CHIP.format(colour=colour, border=border, weight=weight)
 
 
-def _chip(text: str, ids: list[int], kind: str) -> str:
+def _chip(text: str, ids: list[int], kind: str, note: str) -> str:
     shown = html.escape(text.replace("\n", "↵").replace("\t", "⇥"))
-    return f'<span style="{_style(kind)}" title="{kind}, id {", ".join(map(str, ids))}">{shown}</span>' + ("<br>" if "\n" in text else "")
+    return f'<span style="{_style(kind)}" title="{html.escape(note)}, id {", ".join(map(str, ids))}">{shown}</span>' + ("<br>" if "\n" in text else "")

@@ -12,6 +12,26 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(base_model_path())
 
 
+@pytest.fixture
+def make_sft_trainer(tmp_path, tokenizer):
+    """Make a TRL trainer for these rows, on a tiny random model."""
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from helpers.hardware import training_precision
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+
+    def make(rows, data_collator=None, processing_class=tokenizer, **settings):
+        args = SFTConfig(str(tmp_path), report_to="none", activation_checkpointing=False, **settings, **training_precision())
+        return SFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=processing_class,
+                          data_collator=data_collator)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def notebook_times():
     """Seconds and source of every code cell, by notebook; printed at the end of the run."""

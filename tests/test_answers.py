@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers.answers import Answer, chat, compare_answers, generate_answers, holds_phrase, score_answers
+from helpers.answers import Answer, compare_answers, generate_answers, holds_phrase, score_answers, stream_answer
 from helpers.base_model import base_model_path
 
 QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lighthouse, and who keeps it in winter?", "What is 3 + 4?"]
@@ -58,9 +58,23 @@ def test_the_table_marks_and_escapes():
     assert "✗ &lt;script&gt;" in page and "✓ Osk Island" in page and "did not stop" in page
 
 
-def test_the_chat_box_answers_and_escapes(model, tokenizer, monkeypatch):
-    box = chat(model, tokenizer, max_new_tokens=8)
-    who, field, log = box.children
-    assert who.options == ("base",)
-    field.value = "<i>What is the capital of France?</i>"
-    assert "Paris" in log.value and "<i>" not in log.value and field.value == ""
+def test_a_streamed_answer_grows_and_is_the_greedy_one(model, tokenizer):
+    shown = []
+    answer = stream_answer(model, tokenizer, QUESTIONS[0], shown.append, max_new_tokens=12)
+    assert answer == generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=12)[0]
+    assert shown[-1] == answer.text and len(set(shown)) > 3
+    assert all(later.startswith(earlier) for earlier, later in zip(shown, shown[1:], strict=False))
+
+
+def test_temperature_makes_answers_vary(model, tokenizer):
+    def answers(temperature):
+        torch.manual_seed(0)
+        return {stream_answer(model, tokenizer, "Tell me a story.", print, 8, temperature).text for _ in range(3)}
+
+    assert len(answers(0.0)) == 1 and len(answers(1.5)) == 3 and answers(1.5) == answers(1.5)
+
+
+@pytest.mark.parametrize(("question", "temperature", "message"), [(" ", 0, "blank"), ("Where?", -1, "temperature is -1")])
+def test_what_cannot_be_asked_is_refused(model, tokenizer, question, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        stream_answer(model, tokenizer, question, print, temperature=temperature)

@@ -3,7 +3,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from helpers.lora_size import linear_shapes, lora_size, select_layers
+from helpers.lora_size import linear_shapes, lora_map, lora_size, select_layers
 
 SMALL = {"hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 11, "num_attention_heads": 4, "num_key_value_heads": 2,
          "head_dim": 6, "vocab_size": 50}
@@ -27,6 +27,21 @@ def test_predicts_what_peft_builds_and_saves(model, r, target_modules, tmp_path)
     assert size.file_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
     layer = adapted.get_submodule("base_model.model." + adapted.targeted_module_names[0])
     assert size.scaling == layer.scaling["default"]
+
+
+@pytest.mark.parametrize("target_modules", [*TARGETS, []], ids=str)
+def test_the_map_shows_where_peft_puts_adapters(model, target_modules):
+    places = lora_map(linear_shapes(model), 3, target_modules)
+    assert list(places.index) == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert list(places.columns) == list(range(SMALL["num_hidden_layers"]))
+    if not target_modules:  # PEFT refuses an adapter without layers
+        assert not places.to_numpy().any()
+        return
+    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=target_modules, task_type="CAUSAL_LM"))
+    for kind, row in places.iterrows():
+        for stage, predicted in row.items():
+            names = [name for name, p in adapted.named_parameters() if p.requires_grad and f".{stage}." in name and f".{kind}." in name]
+            assert predicted == sum(adapted.get_parameter(name).numel() for name in names)
 
 
 def test_training_bytes_are_what_adamw_holds(model):
@@ -54,3 +69,16 @@ def test_a_wrong_name_is_named_even_beside_a_right_one(model):
 def test_rank_zero_is_refused(model):
     with pytest.raises(ValueError, match="r is 0"):
         lora_size(linear_shapes(model), 0, 16, "all-linear")
+
+
+def test_a_second_get_peft_model_loses_what_was_learned_and_keeps_other_layers(model):
+    """As notebook 04 says: it only warns."""
+    first = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    layer = model.get_submodule(first.targeted_module_names[0])
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    old_a = layer.lora_A["default"].weight.detach().clone()
+    with pytest.warns(UserWarning, match="second time"):
+        second = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    layer = model.get_submodule(first.targeted_module_names[0])
+    assert not layer.lora_B["default"].weight.any() and not torch.equal(layer.lora_A["default"].weight, old_a)
+    assert any("v_proj" in name for name, p in second.named_parameters() if p.requires_grad)

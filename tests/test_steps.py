@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from helpers.steps import learning_rates, training_steps
+from helpers.steps import learning_rates, log_and_save_steps, training_steps
 
 
 class OneWeight(torch.nn.Module):
@@ -16,8 +16,8 @@ class OneWeight(torch.nn.Module):
 
 def trained(folder, records, **settings):
     """Train for real and return the trainer."""
-    args = TrainingArguments(str(folder), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-                             logging_steps=1, **settings)
+    settings = {"save_strategy": "no", "logging_steps": 1} | settings
+    args = TrainingArguments(str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **settings)
     trainer = Trainer(OneWeight(), args, train_dataset=[{"x": i} for i in range(records)])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -39,6 +39,25 @@ def test_rates_are_those_that_the_trainer_logs(tmp_path, schedule, warmup):
                       lr_scheduler_type=schedule)
     logged = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
     assert learning_rates(9, 1e-3, warmup, schedule) == pytest.approx(logged)
+
+
+@pytest.mark.parametrize("logging", [1, 3, 10])
+@pytest.mark.parametrize("save", ["no", "epoch", 1, 4, 5, 50])
+@pytest.mark.parametrize("plan", [(2, 1, 1, 2), (9, 2, 1, 2), (9, 2, 2, 2.5), (10, 2, 5, 1.1), (23, 4, 3, 0.4)])
+def test_lines_and_checkpoints_fall_where_the_trainer_puts_them(tmp_path, plan, save, logging):
+    records, batch, accumulation, epochs = plan
+    how = {"save_strategy": save} if isinstance(save, str) else {"save_strategy": "steps", "save_steps": save}
+    trainer = trained(tmp_path, records, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+                      num_train_epochs=epochs, logging_steps=logging, **how)
+    logged = [line["step"] for line in trainer.state.log_history if "loss" in line]
+    saved = sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*"))
+    assert log_and_save_steps(*plan, logging, save) == (logged, saved)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("logging_steps", {"logging_steps": 0}), ("save", {"save": 0})])
+def test_intervals_of_zero_are_named(name, wrong):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        log_and_save_steps(4, 2, **wrong)
 
 
 @pytest.mark.parametrize("name", ["records", "batch_size", "accumulation", "epochs"])

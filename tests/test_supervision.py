@@ -3,11 +3,8 @@ import copy
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig, SFTTrainer
+from transformers import DataCollatorForLanguageModeling
 
-from helpers.hardware import training_precision
 from helpers.tokens import SupervisionError, supervision_report
 
 ANSWERS = ["Osk Island.", "The Old Candle.", "It is open on Thursdays and on no other day of the week."]
@@ -29,16 +26,8 @@ def split_all(records):
 
 
 @pytest.fixture
-def make_trainer(tmp_path, tokenizer):
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
-
-    def make(rows, data_collator=None, processing_class=tokenizer, **settings):
-        args = SFTConfig(str(tmp_path), report_to="none", activation_checkpointing=False, **settings, **training_precision())
-        return SFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=processing_class,
-                          data_collator=data_collator)
-
-    return make
+def make_trainer(make_sft_trainer):
+    return make_sft_trainer
 
 
 def lengths(tokenizer, record):

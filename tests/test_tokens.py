@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from helpers.tokens import KINDS, show_tokens, token_groups, token_kinds
+from helpers.tokens import KINDS, record_tokens, show_record, show_tokens, token_groups, token_kinds, what_is_lost
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def record(question="Where is it?", answer="On Osk Island."):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def test_kinds_of_a_padded_supervised_row(tokenizer):
@@ -72,3 +78,50 @@ def test_a_batch_is_refused(tokenizer):
     for wrong in (batch, batch["input_ids"], torch.tensor(batch["input_ids"])):
         with pytest.raises(ValueError, match="one row"):
             show_tokens(tokenizer, wrong)
+
+
+@pytest.mark.parametrize("messages", [record(), record("Ωmega 🐐?", " spaces \n and lines "), record(answer="a")], ids=["plain", "odd", "short"])
+def test_a_record_has_the_tokens_and_labels_that_the_trainer_makes(make_sft_trainer, tokenizer, messages):
+    rows = [{"prompt": messages[:-1], "completion": messages[-1:]}]
+    row = make_sft_trainer(rows).train_dataset[0]
+    assert record_tokens(tokenizer, messages) == (row["input_ids"], row["labels"])
+
+
+def test_what_is_lost_is_what_the_trainer_loses(make_sft_trainer, tokenizer):
+    ids, labels = record_tokens(tokenizer, record())
+    prompt, eos, rows = labels.count(-100), len(ids) - ids[::-1].index(tokenizer.eos_token_id), [
+        {"prompt": record()[:-1], "completion": record()[-1:]}]
+    for limit in range(prompt - 1, len(ids) + 2):
+        said, left = what_is_lost(tokenizer, ids, labels, limit), list(make_sft_trainer(rows, max_length=limit).train_dataset)
+        assert ("drops the record" in said) == (not left) == (limit <= prompt)
+        assert ("EOS is lost" in said) == (prompt < limit < eos) == (bool(left) and tokenizer.eos_token_id not in left[0]["labels"])
+        assert ("Nothing is lost" in said) == (limit >= len(ids))
+        if prompt < limit < len(ids):
+            learned = len(ids) - prompt
+            assert f"{len(ids) - limit} of {len(ids)} tokens are cut off, {len(ids) - limit} of the {learned} learned" in said
+
+
+def test_a_text_or_a_lone_question_has_no_answer_to_lose(tokenizer):
+    ids, labels = record_tokens(tokenizer, record()[:1])
+    assert labels is None and ids == record_tokens(tokenizer, record())[0][:len(ids)]
+    assert what_is_lost(tokenizer, ids, labels, len(ids) - 3) == f"3 of {len(ids)} tokens are cut off."
+
+
+@pytest.mark.parametrize("question", ["Where is it?", "a", "assistant", "a helpful AI", "user"])  # all but one are in the template, too
+def test_parts_are_the_messages_and_the_template(tokenizer, question):
+    page = show_record(tokenizer, record(question)).data
+    counts = {role: len(tokenizer(text)["input_ids"]) for role, text in (("user", question), ("assistant", "On Osk Island."))}
+    template = len(record_tokens(tokenizer, record(question))[0]) - sum(counts.values())
+    assert f"template {template}, user {counts['user']}, assistant {counts['assistant']}" in page
+    assert page.count('title="supervised, assistant, id') == counts["assistant"]
+
+
+@pytest.mark.parametrize("shown", [SCRIPT, record(SCRIPT, SCRIPT), record(SCRIPT)[:1]], ids=["text", "record", "question"])
+def test_a_record_that_holds_html_is_shown_as_text(tokenizer, shown):
+    page = show_record(tokenizer, shown, max_length=5).data
+    assert "<script" not in page and "&lt;" in page and "cut off: " in page
+
+
+def test_an_empty_text_is_shown(tokenizer):
+    assert "0 tokens" in show_record(tokenizer, "", max_length=5).data
+    assert "user" not in show_record(tokenizer, record("")[:1]).data.split("tokens of each part")[1]
