@@ -1,10 +1,14 @@
-"""Measure how much memory a piece of work takes: the peak of this process while a block runs."""
+"""Measure how much memory a piece of work takes: the peak of this process while a block runs; `estimate_memory` predicts it."""
 
 import os
 import threading
 from types import TracebackType
 
 import psutil
+
+from helpers.memory_estimate import MemoryEstimate, estimate_memory
+
+__all__ = ["MemoryEstimate", "PeakMemory", "estimate_memory", "resident_bytes"]
 
 
 def resident_bytes() -> int:

@@ -1,11 +1,17 @@
-"""PeakMemory against allocations of a known size."""
+"""PeakMemory against allocations of a known size, and estimate_memory against real models and real training."""
 
+import platform
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
+from memory_benchmark import SETTINGS, measure, predict
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from helpers.memory import PeakMemory, resident_bytes
+from helpers.memory import PeakMemory, estimate_memory, resident_bytes
 
 MB = 1024**2
 
@@ -71,3 +77,129 @@ def test_one_watcher_serves_several_blocks_but_not_nested_ones():
 def test_an_interval_that_is_no_time_is_refused(interval):
     with pytest.raises(ValueError, match="more than 0"):
         PeakMemory(interval=interval)
+
+
+SMALL = {"hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "head_dim": 6, "vocab_size": 4000}
+SHAPES = {"llama": LlamaConfig(**SMALL, tie_word_embeddings=True), "qwen3": Qwen3Config(**SMALL, tie_word_embeddings=False)}
+QWEN = sorted((Path(__file__).parents[1] / "data" / "model_configs").glob("*.json"))
+
+
+@pytest.fixture(params=SHAPES)
+def config(request):
+    return SHAPES[request.param]
+
+
+def size_of(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_parts_are_those_of_a_real_training_step(config, method, dtype):
+    config = type(config)(**SMALL | {"vocab_size": 200}, tie_word_embeddings=config.tie_word_embeddings)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
+    weights = size_of(model.parameters())
+    if method == "lora":
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    tokens = torch.arange(80).reshape(2, 40)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    needs = estimate_memory(config, method=method, r=4, target_modules=["q_proj", "down_proj"], batch_size=1, length=2,
+                            dtype=dtype)
+    assert needs.weights == weights
+    assert needs.optimizer == size_of(t for state in optimizer.state.values() for t in state.values() if t.dim())
+    if method == "lora":
+        assert needs.adapter == size_of(trained) and needs.gradients == size_of(parameter.grad for parameter in trained)
+    else:  # a table that is used at both ends gets a second gradient for a moment
+        assert needs.adapter == 0
+        second = size_of([model.get_input_embeddings().weight]) if config.tie_word_embeddings else 0
+        assert needs.gradients == size_of(parameter.grad for parameter in trained) + second
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("batch_size", "length"), [(2, 40), (3, 200)])
+def test_activations_are_what_autograd_saves_on_the_cpu(config, method, dtype, batch_size, length):
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
+    if method == "lora":
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).get_base_model()
+    own, saved = {p.data_ptr() for p in model.parameters()}, {}
+
+    def note(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    mask = torch.ones(batch_size, length, dtype=torch.long)
+    mask[-1, length // 2:] = 0
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.base_model(input_ids=torch.ones_like(mask), attention_mask=mask, use_cache=False)
+    real = sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in own)
+    # scored at so many places that the head's memory covers what the layers need after it
+    needs = estimate_memory(config, method=method, dtype=dtype, batch_size=batch_size, length=length, supervised=1)
+    assert needs.logits and needs.activations == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_weights_of_a_described_model_are_those_of_the_whole_model(path):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    needs = estimate_memory(path, dtype=torch.bfloat16)
+    assert needs.weights == 2 * model.num_parameters()
+    assert float(path.stem.split("-")[1].rstrip("B")) * 1e9 == pytest.approx(model.num_parameters(), rel=0.03)
+
+
+def test_more_work_needs_more_and_savings_save(config):
+    def total(**settings):
+        return estimate_memory(config, **settings).total
+
+    assert total() < total(batch_size=8) < total(batch_size=8, length=256) < total(batch_size=8, length=256, supervised=1)
+    assert total(checkpointing=True) < total() and total(dtype=torch.bfloat16) < total()
+    assert total(r=2) < total(r=64) and total(target_modules=["v_proj"]) < total()
+    assert total(process_bytes=0) == total(process_bytes=10**9) - 10**9
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_qlora_needs_less_than_lora_and_lora_less_than_all(path):
+    qlora, lora, full = (estimate_memory(path, method=method, dtype=torch.bfloat16).total for method in ("qlora", "lora", "full"))
+    assert qlora < 0.8 * lora and lora < 0.8 * full
+
+
+def test_checkpointing_keeps_one_number_list_a_layer_and_token(config):
+    needs = estimate_memory(config, checkpointing=True, supervised=0.9)
+    assert needs.activations == 4 * config.num_hidden_layers * config.hidden_size * 4 * 64
+
+
+def test_with_few_scored_places_checkpointing_still_needs_one_whole_layer(config):
+    few = {"supervised": 0.001, "batch_size": 8, "length": 128}
+    kept, all_layers = (estimate_memory(config, checkpointing=on, **few).activations for on in (True, False))
+    assert all_layers / config.num_hidden_layers < kept < 0.6 * all_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_what_the_head_of_trl_takes(dtype):
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    config = LlamaConfig(**SMALL | {"vocab_size": 32_768, "hidden_size": 512})
+    hidden, table = torch.zeros(300, 512, dtype=dtype, requires_grad=True), torch.zeros(32_768, 512, dtype=dtype)
+    with PeakMemory(interval=0.001) as memory:
+        scores = ChunkedLogProbFunction.apply(hidden, table, None, torch.zeros(300, dtype=torch.long), 1.0, 32_768)
+        scores[0].sum().backward()
+    assert memory.growth_bytes == pytest.approx(estimate_memory(config, batch_size=3, length=100, supervised=1, dtype=dtype).logits, rel=0.15)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"batch_size": 0}, "batch_size is 0"), ({"length": -1}, "length is -1"), ({"r": 0}, "r is 0"), ({"supervised": 0}, "supervised is 0"),
+    ({"method": "Lora"}, "one of lora, qlora, full"), ({"target_modules": ["q_porj"]}, "q_porj")])
+def test_settings_that_make_no_sense_are_refused(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_memory(config, **settings)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the estimate was measured with glibc, as on Linux")
+@pytest.mark.parametrize("name", ["default, 4 x 64", "default, 8 x 64, checkpointing"])
+def test_a_real_training_takes_what_was_predicted(name):
+    predicted, measured = predict(SETTINGS[name]).total, measure(SETTINGS[name])
+    assert predicted == pytest.approx(measured, rel=0.1), f"predicted {predicted / 1e9:.2f} GB, measured {measured / 1e9:.2f} GB"
