@@ -3,6 +3,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from helpers import explore as explore_module
@@ -32,7 +33,7 @@ def logits(model):
 
 def state(model):
     """What a box must leave as it was: what is trained, what is switched on, the factors, and the mode."""
-    layers = [part for part in model.modules() if hasattr(part, "scaling")]
+    layers = [part for part in model.modules() if isinstance(part, LoraLayer)]
     return ([p.requires_grad for p in model.parameters()], [(part.scaling, part.disable_adapters, part.active_adapters) for part in layers],
             model.training)
 
@@ -112,6 +113,6 @@ def test_every_move_of_a_control_calls_the_function_again():
 
 
 def test_labels_have_room():
-    panel = explore(print, number=(1, 9), a_longer_label=widgets.IntSlider(1, description="a much longer label"))
+    panel = explore(lambda number, slider: None, number=(1, 9), slider=widgets.IntSlider(1, description="a much longer label"))
     for control in panel.children[:-1]:
         assert len(control.description) < int(control.style.description_width.removesuffix("ch"))
