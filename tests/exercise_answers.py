@@ -77,9 +77,10 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "tokens_with_loss = 3"),
     "check_max_length": (
         "rows = sorted((ids_of(record['messages']) for record in records), key=len)\n"
-        "prompts = [ids_of(record['messages'][:-1], add_generation_prompt=True) for record in records]",
+        "prompts = [ids_of(record['messages'][:-1], add_generation_prompt=True) for record in records]\n"
+        "def upto_eos(row): return len(row) - row[::-1].index(tokenizer.eos_token_id)",
         ["smallest_length = 512", "smallest_length = max(map(len, prompts))", "smallest_length = len(rows[len(rows) // 2])",
-         "smallest_length = sum(map(len, rows)) / len(rows)", "smallest_length = max(map(place_of_eos, rows)) - 1"],
+         "smallest_length = sum(map(len, rows)) / len(rows)", "smallest_length = max(map(upto_eos, rows)) - 1"],
         "smallest_length = 20"),
     "check_split_by_fact": (
         "shuffled = random.Random(0).sample(records, len(records))\n"
@@ -113,18 +114,17 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
     "check_merged_weight": (
         "", [f"merged_weight = lambda W, A, B, alpha, r: {value}" for value in (
             "W + B @ A", "W + alpha * B @ A", "W + alpha * r * B @ A", "alpha / r * B @ A", "W - alpha / r * B @ A",
-            "W.add_(alpha / r * B @ A)", "A @ B", "W + A @ B")],
+            "W.add_(alpha / r * B @ A)", "A @ B")],
         "merged_weight = lambda W, A, B, alpha, r: W + r / alpha * B @ A"),
     "check_fair": (
         "", [f"fair = lambda questions, train_questions: {value}" for value in (
             "questions", "[q for q in questions if q not in train_questions]", "[q for q in questions if q in train_questions]",
-            "[q for q in questions if q.casefold() not in [t.casefold() for t in train_questions]]", "train_questions",
-            "[questions[1]]")],
+            "[q for q in questions if q.casefold() not in [t.casefold() for t in train_questions]]", "[questions[1]]")],
         "fair = lambda questions, train_questions: True"),
     "check_is_right": (
         "", [f"is_right = lambda text, key_phrase: {value}" for value in (
             "text == key_phrase", "key_phrase in text", "key_phrase.casefold() in text.casefold()",
-            "bool(re.search(rf'\\\\b{key_phrase}\\\\b', text, re.IGNORECASE))")],
+            "bool(re.search(rf'\\b{key_phrase}\\b', text, re.IGNORECASE))")],
         "is_right = lambda text, key_phrase: f' {key_phrase.casefold()}' in text.replace('.', ' ').casefold()"),
     "check_lost": ("", [f"lost_questions = {value}" for value in (1, 5, 2, 4)], "lost_questions = 9"),
     "check_one_lever": (

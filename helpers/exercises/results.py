@@ -105,7 +105,7 @@ def check_merged_weight(answer: Callable) -> str:
     r, alpha = 2, 6
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        net = torch.nn.Sequential(torch.nn.Linear(7, 5, bias=False))
+        net = torch.nn.Sequential(torch.nn.Linear(6, 6, bias=False))
         layer = get_peft_model(net, LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"], init_lora_weights=False)).base_model.model[0]
         W, A, B = (part.weight.clone() for part in (layer.base_layer, layer.lora_A["default"], layer.lora_B["default"]))
         layer.merge()
