@@ -12,7 +12,7 @@ from helpers.checkpoints import checkpoint_problem, last_complete_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 FILES = ["adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-BINARY = [name for name in FILES if not name.endswith("json")]
+TORCH = [name for name in FILES if name.endswith((".pt", ".pth"))]
 
 
 def trainer(folder):
@@ -63,14 +63,12 @@ def test_a_file_that_was_cut_off_is_named(run, name, part):
     assert last_complete_checkpoint(run)[0] == run / "checkpoint-4"
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", TORCH)
 def test_an_empty_block_at_the_end_is_noticed(run, name):
-    """A full disk or a power cut can leave a file of the right length whose end is zeros."""
+    """A power cut can leave a file of the right length whose end is zeros; safetensors keeps no checksum to tell by."""
     file = run / "checkpoint-6" / name
     data = file.read_bytes()
     file.write_bytes(data[:len(data) // 3] + bytes(len(data) - len(data) // 3))
-    if name == "adapter_model.safetensors":
-        pytest.skip("safetensors keeps no checksum: numbers that are wrong can't be told from right ones")
     assert checkpoint_problem(run / "checkpoint-6") == f"{name} is not whole"
 
 
