@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +118,8 @@ def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...]
     if values.get("layer_types"):
         values["layer_types"] = values["layer_types"][:layers]
     targets = targets if isinstance(targets, str) else list(targets)
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # meant for PEFT's authors
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=dtype)
         numbers, shapes = model.num_parameters(), linear_shapes(model)
         trained = numbers

@@ -122,7 +122,6 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only the settings whose name contains this")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     if options.child:
         print(f"{RESULT}{child(json.loads(options.child))}")
         return
