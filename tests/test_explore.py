@@ -1,3 +1,6 @@
+import html
+from contextlib import suppress
+
 import ipywidgets as widgets
 import pytest
 import torch
@@ -72,7 +75,7 @@ def test_both_answers_stand_side_by_side(model, tokenizer, strength, ask):
     with model.disable_adapter():
         base = generate_answers(model, tokenizer, [QUESTION], 6)[0].text
     tuned = generate_answers(model, tokenizer, [QUESTION], 6)[0].text
-    assert base != tuned and base in left.value and (tuned if strength else base) in right.value
+    assert base != tuned and html.escape(base) in left.value and html.escape(tuned if strength else base) in right.value
     assert f"strength {strength:g}" in right.value and state(model) == before
 
 
@@ -92,8 +95,9 @@ def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(model, tokenizer, m
 
     monkeypatch.setattr(explore_module, "stream_answer", fails)
     _, controls, _ = box(model, tokenizer, adapter_strength=0.3)
-    with pytest.raises(error):
+    with suppress(error):  # a button passes an interrupt on, and logs an error
         controls["Ask both"].click()
+    assert len(calls) == (1 if falls_in == "base" else 2)
     assert state(model) == before[0] and torch.equal(logits(model), before[1])
 
 
