@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from helpers.whole_files import written_whole
+
 RECORD_FILE = "training_record.json"
 
 
@@ -64,12 +66,8 @@ def keep_record(trainer, folder: str | Path) -> Path:
     It names no path and no person, so it may be shared with the adapter. Raises ValueError if the folder holds none.
     """
     path = adapter_folder(folder) / RECORD_FILE
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(describe_training(trainer), indent=2), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write_text(json.dumps(describe_training(trainer), indent=2), encoding="utf-8")
     return path
 
 

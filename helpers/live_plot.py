@@ -17,6 +17,8 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
+from helpers.whole_files import written_whole
+
 SECONDS_BETWEEN_PICTURES = 1.0
 DRAWING_SHARE = 0.1  # of the time of training, at most: a slow machine draws less often
 NAMES = {"train": "training loss", "validation": "validation loss", "rate": "learning rate"}
@@ -46,8 +48,10 @@ class LossPlot(TrainerCallback):
         self._picture_on_page = self._text_on_page = self._button_on_page = self._handler_before = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Put a button, an empty picture and the answer of the model before training on the page."""
+        """Put a button, a picture and the answer of the model before training on the page; a resumed run brings its log along."""
         self._start_afresh(first_step=state.global_step)
+        for entry in state.log_history:
+            self._take(entry["step"], entry)
         if get_ipython():
             self._button_on_page = display(stop_button(self.stop), display_id=True)
             self._picture_on_page = display(HTML(as_html(self._figure(state), self.history)), display_id=True)
@@ -58,16 +62,21 @@ class LossPlot(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Take the numbers that the trainer logs, and draw them if the last picture is old enough."""
-        for name, key in (("train", "loss"), ("validation", "eval_loss"), ("rate", "learning_rate")):
-            if logs and key in logs:
-                self.history[name].append((state.global_step, float(logs[key])))
+        self._take(state.global_step, logs or {})
         if time.perf_counter() >= self._next_picture:
             self._redraw(state)
 
+    def _take(self, step: int, logs: dict) -> None:
+        """Add what was logged at a step; the validation loss that a resumed run measures again replaces the one before."""
+        for name, key in (("train", "loss"), ("validation", "eval_loss"), ("rate", "learning_rate")):
+            if key in logs:
+                self.history[name] = [one for one in self.history[name] if one[0] != step] + [(step, float(logs[key]))]
+
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """End training if that was asked for; ask the model for a sample answer now and then."""
+        """End training if that was asked for, with a checkpoint if any are written; ask the model for a sample answer now and then."""
         self.stopped = self._stop_asked.is_set() and state.global_step < state.max_steps
         control.should_training_stop |= self.stopped
+        control.should_save |= self.stopped and args.save_strategy != "no"
         if state.global_step % self.sample_every == 0 or self.stopped:
             self._ask(state, model)
         return control
@@ -80,8 +89,8 @@ class LossPlot(TrainerCallback):
         if self._button_on_page:
             self._button_on_page.update(HTML(stopped_text(state.global_step, state.max_steps) if self.stopped else ""))
         if state.is_world_process_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(self.path, dpi=100)
+            with written_whole(self.path) as file:
+                figure.savefig(file, dpi=100)
 
     def stop(self) -> None:
         """Ask training to end after the step that it is in; any thread may call this."""

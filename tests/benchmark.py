@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from helpers.whole_files import written_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 GOAL = 0.9
@@ -277,8 +279,8 @@ def main() -> None:
     runs["course"] = {key: (first[key] + second[key]) / 2 if isinstance(first[key], float) else first[key] for key in first}
     runs["article"] = run_child("article", options.budget or 5 * runs["course"]["seconds_to_goal"])
     print(report(runs))
-    (ROOT / "outputs").mkdir(exist_ok=True)
-    (ROOT / "outputs" / "benchmark.json").write_text(json.dumps(runs | {"course_runs": [first, second]}, indent=2), encoding="utf-8")
+    with written_whole(ROOT / "outputs" / "benchmark.json") as file:
+        file.write_text(json.dumps(runs | {"course_runs": [first, second]}, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

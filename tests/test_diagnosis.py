@@ -329,7 +329,7 @@ def test_record_holds_what_the_run_did_and_nothing_private(saved, tmp_path):
     text = (folder / RECORD_FILE).read_text()
     assert json.loads(text) == {"base_sha256": base_hash(base_model()), "base_dtype": "float32", "steps": 3, "supervised_tokens": 6}
     assert str(tmp_path) not in text
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob("*.part*"))
     result = diagnose(folder, base=base_model())
     assert found(result, "steps").measured == "3 taken" and found(result, "tokens with loss").measured.startswith("6")
 
@@ -340,7 +340,7 @@ def test_a_failed_write_keeps_the_old_record(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         keep_record(make_trainer(tmp_path, model), folder)
-    assert (folder / RECORD_FILE).read_text() == before and not list(folder.glob("*.tmp"))
+    assert (folder / RECORD_FILE).read_text() == before and not list(folder.glob("*.part*"))
 
 
 def test_a_trainer_that_never_trained(tmp_path):
