@@ -3,6 +3,8 @@
 A solution notebook holds everything that its exercises need, so its cells are run one after the other. Where it has a check,
 the stub cell of the course notebook is run first, then the wrong answers below, then the solution.
 """
+import ast
+import builtins
 import re
 
 import pytest
@@ -51,6 +53,16 @@ def test_a_solution_repeats_its_exercises(path):
     assert all(cell.source.count(f"(../{path.name})") for cell in (read(path).cells[0], read(path).cells[-1]))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_makes_what_its_checks_are_given(path):
+    trees = [ast.parse(source) for source in code_cells(path)]
+    made = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made |= {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)} | set(exercises.__all__) | set(dir(builtins))
+    for _, call, name in exercise_cells(path):
+        used = {node.id for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)}
+        assert used <= made, (name, used - made)
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_stub_mistakes_and_solution(path, monkeypatch, capsys):
     monkeypatch.chdir(path.parent)
@@ -95,6 +107,7 @@ def check_double(answer, of):
     (6, "✓ Right."), (6.05, "✓ Right."), (6.2, "✗ No."), (9, "✗ Squared."), (3, "✗ The same."), (..., "Not yet: give twice the number."),
     ("6", "✗ A number is asked for, and this is '6'. Give twice the number."),
     (None, "✗ A number is asked for, and this is None. Give twice the number."),
+    (True, "✗ A number is asked for, and this is True. Give twice the number."),
 ])
 def test_a_check_prints_one_line(answer, line, capsys):
     assert check_double(answer, 3) is None
