@@ -27,8 +27,7 @@ def check_probability(answer: float, loss: float) -> str:
         (100 * right, "The right size, in per cent. A probability lies between 0 and 1."),
         (2**-loss, "You took the logarithm to be one of base 2. PyTorch's is the natural one: exp."),
         (10**-loss, "You took the logarithm to be one of base 10. PyTorch's is the natural one: exp."),
-    ], 'Not this probability. The loss is its negative natural logarithm: see how "The picture stays" reads '
-       'it.', tolerance=0.02)
+    ], "Not this probability. The loss is its negative natural logarithm: see the text below the loss curve.", tolerance=0.02)
 
 
 @exercise("the number of an epoch, counted from 1", number)
