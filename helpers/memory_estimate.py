@@ -17,8 +17,8 @@ HEAD_CHUNK = 32_768  # TRL 1.16 scores this many tokens of the vocabulary at a t
 HEAD_COPIES = 8  # float32 tables of that width that its backward pass holds at once
 NF4_BYTES = 0.516  # 4 bits a number, and a doubly quantized factor for every 64 of them
 # glibc seldom reuses a freed block for an aligned one of the same size. What it keeps so, measured with glibc 2.36, as a
-# share of all layers' activations, without checkpointing and with it:
-ALLOCATOR = {False: 0.9, True: 0.63}
+# share of all layers' activations: at the end of the forward pass, and in the backward pass without checkpointing or with it
+KEPT_FORWARD, KEPT_BACKWARD = 0.45, {False: 1.05, True: 0.85}
 METHODS = ("lora", "qlora", "full")
 
 
@@ -98,7 +98,7 @@ def estimate_memory(
     return MemoryEstimate(*map(round, (
         process_bytes, width * (whole.numbers - quantized) + NF4_BYTES * quantized,
         0 if method == "full" else trained_width * whole.trained, gradients, 2 * trained_width * whole.trained,
-        activations, logits, ALLOCATOR[checkpointing] * all_layers)))
+        activations, logits, max(KEPT_FORWARD * all_layers, KEPT_BACKWARD[checkpointing] * all_layers - logits))))
 
 
 def _head_bytes(config, scored: int, width: int) -> int:
@@ -126,7 +126,8 @@ def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...]
         if method != "full":
             trained = lora_size(shapes, r, r, targets).parameters
             lora = LoraConfig(r=r, target_modules=targets, task_type="CAUSAL_LM")
-            model = get_peft_model(model, lora, autocast_adapter_dtype=method == "lora").get_base_model()
+            model = get_peft_model(model, lora).get_base_model()
+            model = model.to(dtype) if method == "qlora" else model
     short, long = _saved_bytes(model.train(), 64), _saved_bytes(model, 128)
     pair = (long - 2 * short) / (128**2 - 2 * 64**2)
     return _Sizes(numbers, sum(inputs * outputs for inputs, outputs in shapes.values()), trained, short / 64 - 64 * pair, pair)

@@ -12,6 +12,7 @@ from helpers.memory import estimate_memory
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000}
 LARGE = LlamaConfig(**SHAPE, num_hidden_layers=12)
 SMALL = LlamaConfig(**SHAPE, num_hidden_layers=2)
+TINY = LlamaConfig(**SHAPE, num_hidden_layers=1)
 SETTINGS = {"batch_size": 4, "length": 256, "method": "full"}
 
 
@@ -55,7 +56,7 @@ def test_two_changes_where_one_is_not_enough_and_a_gpu_only_where_nothing_else_i
 def test_a_smaller_model_where_no_setting_helps_and_a_plain_word_where_nothing_does():
     settings = {"batch_size": 1, "length": 32, "method": "qlora", "dtype": torch.bfloat16, "checkpointing": True}
     room = estimate_memory(SMALL, **settings).total
-    assert "largest model that fits is small:" in check_fit(LARGE, room, {"large": LARGE, "small": SMALL}, **settings).verdict
+    assert "largest model that fits is small:" in check_fit(LARGE, room, {"large": LARGE, "tiny": TINY, "small": SMALL}, **settings).verdict
     assert "Neither" in check_fit(LARGE, 1000, {"large": LARGE, "small": SMALL}, **settings).verdict
 
 
