@@ -32,7 +32,7 @@ SETTINGS = {
     "Qwen3-0.6B, 2 x 64": {"model": "Qwen3-0.6B", "batch_size": 2},
     "Qwen3-0.6B, 4 x 128, checkpointing": {"model": "Qwen3-0.6B", "length": 128, "checkpointing": True},
     "Qwen3-1.7B, 1 x 64": {"model": "Qwen3-1.7B", "batch_size": 1},
-    "Qwen3-4B, 1 x 32, bfloat16": {"model": "Qwen3-4B", "batch_size": 1, "length": 32, "dtype": "bfloat16", "steps": 1},
+    "Qwen3-4B, 1 x 8, bfloat16": {"model": "Qwen3-4B", "batch_size": 1, "length": 8, "dtype": "bfloat16", "steps": 1},
 }
 
 
