@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from helpers.memory_estimate import MemoryEstimate, estimate_memory
 
-GPU = "QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds, which nobody can predict here."
+GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
+       "which nobody can predict here.")
 QLORA = "QLoRA (needs a GPU)"
 COLOURS = ("#8C8C8C", "#4C78A8", "#B279A2", "#9D755D", "#E45756", "#F58518", "#54A24B", "#BAB0AC")
 
