@@ -19,6 +19,7 @@ NF4_BYTES = 0.516  # 4 bits a number, and a doubly quantized factor for every 64
 # glibc seldom reuses a freed block for an aligned one of the same size. What it keeps so, measured with glibc 2.36, as a
 # share of all layers' activations: at the end of the forward pass, and in the backward pass without checkpointing or with it
 KEPT_FORWARD, KEPT_BACKWARD = 0.45, {False: 1.05, True: 0.85}
+LARGE_BLOCK = 32 * 1024**2  # a block above this is given back to the system at once
 METHODS = ("lora", "qlora", "full")
 
 
@@ -85,20 +86,29 @@ def estimate_memory(
     trained_width = 4 if method == "lora" else width  # PEFT keeps an adapter in float32, TRL that of QLoRA in bfloat16
     quantized = whole.quantizable if method == "qlora" else 0
     all_layers, one_layer = (part.saved_token * tokens + part.saved_pair * pairs for part in (whole, layer))
-    kept = width * config.hidden_size * config.num_hidden_layers * tokens if checkpointing else all_layers
+    saved = width * config.hidden_size * config.num_hidden_layers * tokens if checkpointing else all_layers
     logits = _head_bytes(config, max(1, round(supervised * tokens)), width)
     backward = 8 * (config.hidden_size + getattr(config, "intermediate_size", 0)) * tokens + checkpointing * one_layer
-    activations = kept + max(0, backward - logits)  # the head is done when the layers begin
+    activations = saved + max(0, backward - logits)  # the head is done when the layers begin
     gradients = trained_width * whole.trained
     if method == "full":  # the gradients come while the activations go, so the peak is at one end of the backward pass
         table = config.vocab_size * config.hidden_size
         twice = width * table * config.tie_word_embeddings  # a table used at both ends gets two gradients, then their sum
         first, last = (4 * table, activations, logits), (gradients + twice, one_layer, 0)
         gradients, activations, logits = max(first, last, key=sum)
+    kept = _kept_bytes(config, all_layers, width * tokens)
     return MemoryEstimate(*map(round, (
         process_bytes, width * (whole.numbers - quantized) + NF4_BYTES * quantized,
         0 if method == "full" else trained_width * whole.trained, gradients, 2 * trained_width * whole.trained,
-        activations, logits, max(KEPT_FORWARD * all_layers, KEPT_BACKWARD[checkpointing] * all_layers - logits))))
+        activations, logits, max(KEPT_FORWARD * kept, KEPT_BACKWARD[checkpointing] * kept - logits))))
+
+
+def _kept_bytes(config, all_layers: float, column: int) -> float:
+    """Return how much of all layers' activations lies in blocks that the C library keeps; column: bytes for a width of 1."""
+    mlp = getattr(config, "intermediate_size", 0) * column
+    if config.hidden_size * column > LARGE_BLOCK:
+        return 0
+    return all_layers - 3 * config.num_hidden_layers * mlp * (mlp > LARGE_BLOCK)
 
 
 def _head_bytes(config, scored: int, width: int) -> int:

@@ -194,6 +194,12 @@ def test_logits_are_what_the_head_of_trl_takes(dtype, scored, width):
     assert memory.growth_bytes == pytest.approx(needs.logits, rel=0.15)
 
 
+def test_large_blocks_are_given_back():
+    wide = LlamaConfig(**SMALL | {"hidden_size": 1024, "intermediate_size": 16_384})  # the MLP's blocks reach 32 MiB at 512 tokens
+    below, above, all_above = (estimate_memory(wide, batch_size=1, length=length, supervised=0.01).allocator for length in (512, 513, 8193))
+    assert all_above == 0 < above < 0.6 * below
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"batch_size": 0}, "batch_size is 0"), ({"length": -1}, "length is -1"), ({"r": 0}, "r is 0"), ({"supervised": 0}, "supervised is 0"),
     ({"method": "Lora"}, "one of lora, qlora, full"), ({"target_modules": ["q_porj"]}, "q_porj")])
