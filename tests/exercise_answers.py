@@ -69,9 +69,9 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
              for batch, accumulation in ((16, 1), (1, 16), (2, 14), (2, 16))],
         "my_settings = dict(per_device_train_batch_size=2, gradient_accumulation_steps=4)"),
     "check_supervised": (
-        "answer = records[0]['messages'][-1]['content']\n"
-        "record_ids = ids_of(records[0]['messages'])\n"
-        "prompt_ids = ids_of(records[0]['messages'][:-1], add_generation_prompt=True)",
+        "answer = records[1]['messages'][-1]['content']\n"
+        "record_ids = ids_of(records[1]['messages'])\n"
+        "prompt_ids = ids_of(records[1]['messages'][:-1], add_generation_prompt=True)",
         ["tokens_with_loss = len(record_ids)", "tokens_with_loss = len(prompt_ids)", "tokens_with_loss = len(tokenizer.tokenize(answer))",
          "tokens_with_loss = len(answer.split())", "tokens_with_loss = len(answer)"],
         "tokens_with_loss = 3"),
