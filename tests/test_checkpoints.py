@@ -1,6 +1,7 @@
 """Checkpoints that the Trainer itself wrote, then damaged in every way; the whole ones must really resume."""
 import json
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -72,10 +73,21 @@ def test_an_empty_block_at_the_end_is_noticed(run, name):
     assert checkpoint_problem(run / "checkpoint-6") == f"{name} is not whole"
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_one_wrong_byte_is_noticed(run, name):
+    file = run / "checkpoint-6" / name
+    with zipfile.ZipFile(file) as archive:
+        largest = archive.read(max(archive.infolist(), key=lambda info: info.file_size))
+    data = bytearray(file.read_bytes())
+    data[data.index(largest) + len(largest) // 2] ^= 1
+    file.write_bytes(data)
+    assert checkpoint_problem(run / "checkpoint-6") == f"{name} is not whole"
+
+
 def test_the_state_of_another_step_is_noticed(run):
     shutil.copy(run / "checkpoint-4" / "trainer_state.json", run / "checkpoint-6")
     assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is of step 4"
-    (run / "checkpoint-6" / "trainer_state.json").write_text("[]")
+    (run / "checkpoint-6" / "trainer_state.json").write_text("[6]")
     assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is not whole"
 
 
