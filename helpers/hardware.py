@@ -49,14 +49,14 @@ def _score_supervised_only() -> None:
 @cache
 def bf16_speedup() -> float:
     """Time a matrix product on the CPU; return how many times faster bfloat16 is than float32 (below 1: slower)."""
-    return _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
+    return matmul_seconds(torch.float32) / matmul_seconds(torch.bfloat16)
 
 
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    """Return the shortest of five times, in seconds, of one [256, 576] x [576, 1536] product."""
-    left, right = torch.ones(256, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+def matmul_seconds(dtype: torch.dtype, rows: int = 256, tries: int = 5) -> float:
+    """Return the shortest of some times, in seconds, of one [rows, 576] x [576, 1536] product on the CPU."""
+    left, right = torch.ones(rows, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
     times = []
-    for _ in range(5):
+    for _ in range(tries):
         start = time.perf_counter()
         left @ right
         times.append(time.perf_counter() - start)

@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,13 +150,9 @@ def matrix_speed() -> float:
     """Return operations a second on the CPU: the best of twenty [512, 576] x [576, 1536] products in float32."""
     import torch
 
-    left, right = torch.ones(512, 576), torch.ones(576, 1536)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - start)
-    return 2 * left.numel() * right.shape[1] / min(times)
+    from helpers.hardware import matmul_seconds
+
+    return 2 * 512 * 576 * 1536 / matmul_seconds(torch.float32, rows=512, tries=20)
 
 
 if __name__ == "__main__":
