@@ -57,7 +57,8 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "limit = sum(p.numel() for p in skeleton.parameters()) // 100 // lora_size(shapes, 1, 1, four).parameters",
         ["my_config = config(limit, 2 * limit, 'q_proj', 'k_proj', 'v_porj', 'o_proj')",
          "my_config = config(limit + 1, 2 * limit + 2, *four)", "my_config = config(limit - 1, 2 * limit - 2, *four)",
-         "my_config = config(limit, 16, *four)", "my_config = config(limit, limit, *four)"],
+         "my_config = config(limit, 16, *four)", "my_config = config(limit, limit, *four)",
+         "my_config = config(limit + 0.68, 2 * limit, *four)", "my_config = config(0, 16, *four)"],
         "my_config = config(limit, 2 * limit, 'q_proj', 'v_proj')"),
     "check_steps": ("", [f"my_steps = {value}" for value in (39, 4, 9, 10, 9.375, 300, 156)], "my_steps = 77"),
     "check_logging_steps": (

@@ -33,6 +33,14 @@ COUNT_PICTURES = """() => {  // notes every picture of the live plot that the pa
     look();
 }"""
 
+WATCH = """area => {  // notes when a key is pressed, and every change since then in what an explorer shows
+    window.keyAt = 0; window.changesAt = [];
+    document.addEventListener('keydown', () => { window.keyAt = performance.now(); window.changesAt = []; }, true);
+    const inside = change => change.target.closest?.('.jp-OutputArea .jp-OutputArea');
+    new MutationObserver(changes => { if (changes.some(inside)) { window.changesAt.push(performance.now()); } })
+        .observe(area, {subtree: true, childList: true});
+}"""
+
 
 @contextmanager
 def jupyter_lab(course: Path, settings: Path):
