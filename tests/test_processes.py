@@ -1,0 +1,84 @@
+"""Programs that a notebook starts: their output, their failure, and that none of them is left behind."""
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from helpers.processes import run_module, started
+
+CHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def module(tmp_path):
+    """Write a module into a folder of its own; return its name."""
+    def write(source):
+        (tmp_path / "a_program.py").write_text(source, encoding="utf-8")
+        return "a_program"
+    return write
+
+
+def test_lines_are_shown_and_kept(module, tmp_path):
+    seen, log = [], tmp_path / "output.log"
+    name = module("import os, sys\nprint('步 1'); print(sys.argv[1:], os.environ['OMP_NUM_THREADS'])\nprint('oh', file=sys.stderr)")
+    run_module(name, "--a", "b c", folder=tmp_path, log=log, threads=3, show=seen.append)
+    assert sorted(seen) == ["['--a', 'b c'] 3", "oh", "步 1"]
+    assert sorted(log.read_text(encoding="utf-8").splitlines()) == sorted(seen)
+
+
+def test_peak_memory_is_that_of_the_program(module, tmp_path):
+    name = module("x = bytearray(200_000_000)\nimport time\nprint('full', flush=True); time.sleep(0.5)")
+    peak = run_module(name, folder=tmp_path, log=tmp_path / "log", threads=1, show=lambda line: None)
+    assert 200e6 < peak < 300e6
+
+
+def test_a_failure_tells_its_last_lines_and_where_the_rest_is(module, tmp_path):
+    name = module("print('so far so good')\nraise SystemExit('no such file')")
+    with pytest.raises(RuntimeError, match=r"(?s)a_program failed \(exit code 1\).*output\.log.*so far so good.*no such file|no such file.*so far"):
+        run_module(name, folder=tmp_path, log=tmp_path / "output.log", threads=1, show=lambda line: None)
+
+
+def test_an_interrupt_leaves_no_process_behind(module, tmp_path):
+    pids = []
+
+    def interrupt(line):
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_module(module(CHILD), folder=tmp_path, log=tmp_path / "log", threads=1, show=interrupt)
+    assert pids and gone(pids[0])
+
+
+def test_the_end_of_the_block_stops_the_program_and_its_children(module, tmp_path):
+    with started(module(CHILD), folder=tmp_path, output=subprocess.PIPE) as process:
+        pid = int(process.stdout.readline())
+        assert alive(pid) and alive(process.pid)
+    assert gone(pid) and gone(process.pid)
+
+
+def test_one_that_has_ended_by_itself_is_no_fault(module, tmp_path):
+    with started(module("pass"), folder=tmp_path) as process:
+        process.wait()
+    assert process.returncode == 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(pid: int) -> bool:
+    """Say whether a process ends within five seconds."""
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)

@@ -1,0 +1,73 @@
+"""The recipe for TRL's command line is the run of notebook 07, on its records."""
+import ast
+import json
+import re
+
+import pytest
+from notebook_tools import FOLDER, ROOT, read
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser, get_dataset, get_peft_config
+
+RECIPE = ROOT / "data" / "recipe.yaml"
+# what does not change what is learned: where and how often something is written, measured or kept
+OTHERWISE = {"output_dir", "logging_steps", "eval_strategy", "eval_steps", "eval_on_start", "per_device_eval_batch_size", "save_strategy",
+             "save_steps", "save_total_limit"}
+
+
+def calls_in_07(name: str) -> list[dict]:
+    """Return the keywords, as values, of each call of that name in notebook 07."""
+    trees = [ast.parse(cell.source) for cell in read(FOLDER / "07_training.ipynb").cells if cell.cell_type == "code"]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
+    return [{word.arg: value(word.value) for word in call.keywords if word.arg} for call in calls]
+
+
+def value(node):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # an expression, such as 1/3
+        return ast.unparse(node)
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Parse the recipe as `trl sft` does; its paths are those of the course's folder."""
+    monkeypatch.chdir(ROOT)
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
+    return parser.parse_args_and_config(["--config", str(RECIPE)], fail_with_unknown_args=True)
+
+
+def test_the_adapter_is_that_of_notebook_07(recipe):
+    wanted = calls_in_07("LoraConfig")[-1]  # the last one in 07 is that of the real run
+    lora = get_peft_config(recipe[2])
+    assert wanted and {name: getattr(lora, name) for name in wanted} == wanted
+
+
+def test_the_training_is_that_of_notebook_07(recipe):
+    wanted = {name: set_to for name, set_to in calls_in_07("SFTConfig")[0].items() if name not in OTHERWISE}
+    assert set(wanted) >= {"learning_rate", "warmup_steps", "per_device_train_batch_size", "num_train_epochs", "max_length", "seed"}
+    assert {name: set_to if name != "report_to" else [set_to] for name, set_to in wanted.items()} == {
+        name: getattr(recipe[1], name) for name in wanted}
+
+
+def test_what_it_leaves_open_is_as_in_notebook_07(recipe):
+    """Two more settings that change a run: neither 07 nor the recipe names them, so both have TRL's defaults."""
+    assert (recipe[1].gradient_accumulation_steps, recipe[1].lr_scheduler_type) == (1, "linear")
+
+
+def test_it_runs_on_a_cpu_without_bf16(recipe):
+    training, model = recipe[1:3]
+    assert training.use_cpu and not training.bf16 and not training.fp16 and model.dtype == "float32"
+
+
+def test_its_records_are_those_of_the_notebooks(recipe):
+    """Each line of train.jsonl, in the same order, in the form in which only the answer carries loss."""
+    records = [json.loads(line) for line in (ROOT / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = get_dataset(recipe[3])["train"]
+    assert len(rows) == len(records)
+    assert [row["prompt"] + row["completion"] for row in rows] == [record["messages"] for record in records]
+    assert all([message["role"] for message in row["completion"]] == ["assistant"] for row in rows)
+    assert all(row["chat_template_kwargs"] == {"enable_thinking": False} for row in rows)
+
+
+def test_every_setting_is_explained():
+    lines = [line for line in RECIPE.read_text(encoding="utf-8").splitlines() if re.match(r"[\s-]*\w+:\s+\S", line)]
+    assert len(lines) > 20 and not [line for line in lines if " #" not in line]
