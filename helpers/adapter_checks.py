@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from helpers.adapter_record import base_dtype, base_hash, read_record, supervised_tokens
 from helpers.adapter_state import left_as_found, lora_layers, merged, relative_update
 from helpers.answers import generate_answers
+from helpers.chat import encode_chat
 
 NEW_TOKENS = 20  # in each answer that is compared
 VISIBLE = 0.1  # of the next token's probability, moved on average: the two-record run moves about 0.01, 15 good steps move 0.25
@@ -152,7 +153,7 @@ def _check_answers(answers_on: list, answers_off: list, logits_on: torch.Tensor,
 def _row(tokenizer, question: str, answer) -> tuple[torch.Tensor, int]:
     """Return the token ids of a question with its answer, as [1, tokens], and how many of them are the prompt."""
     chat = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True, enable_thinking=False)["input_ids"]
+    prompt = encode_chat(tokenizer, chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     given = torch.tensor([tokenizer(answer.text, add_special_tokens=False)["input_ids"]], dtype=torch.long)
     return torch.cat([prompt, given], dim=1), prompt.shape[1]
 

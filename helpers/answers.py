@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from transformers import TextStreamer
 
+from helpers.chat import encode_chat
+
 
 class Answer(NamedTuple):
     """One answer: its text, and whether the model ended it by itself (with its end-of-turn token)."""
@@ -61,8 +63,7 @@ class _WordByWord(TextStreamer):
 @torch.inference_mode()
 def _answer_batch(model, tokenizer, questions, max_new_tokens, do_sample=False, **how):
     chats = [[{"role": "user", "content": question}] for question in questions]
-    batch = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
-                                          enable_thinking=False).to(model.device)
+    batch = encode_chat(tokenizer, chats, add_generation_prompt=True, padding=True, return_tensors="pt").to(model.device)
     out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
                          pad_token_id=tokenizer.pad_token_id, **how)
     new = out[:, batch["input_ids"].shape[1]:]

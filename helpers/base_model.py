@@ -32,8 +32,7 @@ def base_model_path() -> str:
 
     Raises BaseModelError with one sentence when that can't be done.
     """
-    chosen = os.environ.get("BASE_MODEL", "").strip()
-    if chosen:
+    if chosen := _base_model():
         return _chosen_model(chosen)
     folder = cache_folder() / "SmolLM2-135M-Instruct"
     if not _is_complete(folder):
@@ -43,12 +42,12 @@ def base_model_path() -> str:
 
 def is_embedded() -> bool:
     """Say whether the course runs on its own default model, for which its margins were set."""
-    return not os.environ.get("BASE_MODEL", "").strip()
+    return not _base_model()
 
 
 def is_prepared() -> bool:
     """Say whether the model is on this disk, so that nothing would be fetched."""
-    chosen = os.environ.get("BASE_MODEL", "").strip()
+    chosen = _base_model()
     if not chosen:
         return _is_complete(cache_folder() / "SmolLM2-135M-Instruct")
     from huggingface_hub import try_to_load_from_cache
@@ -62,6 +61,10 @@ def is_prepared() -> bool:
 def cache_folder() -> Path:
     """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it)."""
     return Path(os.environ.get("LORA_COURSE_CACHE") or user_cache_path("lora-step-by-step"))
+
+
+def _base_model() -> str:
+    return os.environ.get("BASE_MODEL", "").strip()
 
 
 def _chosen_model(chosen: str) -> str:

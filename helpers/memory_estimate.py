@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from helpers.lora_size import linear_shapes, lora_size
+from helpers.steps import check_above_zero
 
 PROCESS_BYTES = 530_000_000  # Python with torch, transformers, peft, datasets and trl, measured on Linux
 HEAD_CHUNK = 32_768  # TRL 1.16 scores this many tokens of the vocabulary at a time
@@ -70,9 +71,7 @@ def estimate_memory(
     whose allocator is not in here, as little as the peak of loading in another format than the file's.
     Raises ValueError when a setting makes no sense.
     """
-    for name, value in {"r": r, "batch_size": batch_size, "length": length, "supervised": supervised}.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, but it must be more than 0")
+    check_above_zero(r=r, batch_size=batch_size, length=length, supervised=supervised)
     if method not in METHODS:
         raise ValueError(f'method is "{method}": give one of {", ".join(METHODS)}')
     config = read_config(config)

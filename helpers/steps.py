@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 
 import torch
-from transformers import get_scheduler
 
 
 def training_steps(records: int, batch_size: int, accumulation: int = 1, epochs: float = 1) -> int:
@@ -13,7 +12,7 @@ def training_steps(records: int, batch_size: int, accumulation: int = 1, epochs:
     A batch that is not full counts as a batch, a group of batches that is not full makes a step, and so does a part of
     an epoch. Raises ValueError when a number is not above 0.
     """
-    _check_above_zero(records=records, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
+    check_above_zero(records=records, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
     batches = math.ceil(records / batch_size)
     return math.ceil(epochs * math.ceil(batches / accumulation))
 
@@ -27,7 +26,7 @@ def log_and_save_steps(records: int, batch_size: int, accumulation: int = 1, epo
     """
     steps = training_steps(records, batch_size, accumulation, epochs)
     every = {"no": steps, "epoch": training_steps(records, batch_size, accumulation)}.get(save, save)
-    _check_above_zero(logging_steps=logging_steps, save=every)
+    check_above_zero(logging_steps=logging_steps, save=every)
     logs, saves = (list(range(n, steps + 1, n)) for n in (logging_steps, every))
     return logs, [] if save == "no" else sorted({*saves, steps})
 
@@ -38,6 +37,8 @@ def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr
     warmup_steps below 1 is a share of all steps, rounded up, as in TrainingArguments; from 1 on it is a number of steps.
     Raises ValueError for a schedule that follows the losses, such as "reduce_lr_on_plateau".
     """
+    from transformers import get_scheduler
+
     warmup = int(warmup_steps) if warmup_steps >= 1 else math.ceil(steps * warmup_steps)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
     scheduler = get_scheduler(lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
@@ -46,7 +47,8 @@ def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr
     return [learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps)]
 
 
-def _check_above_zero(**given: float) -> None:
+def check_above_zero(**given: float) -> None:
+    """Raise ValueError, with its name, for a number that is not above 0."""
     for name, value in given.items():
         if not value > 0:
-            raise ValueError(f"{name} is {value}, but a run needs more than 0")
+            raise ValueError(f"{name} is {value}, but it must be more than 0")

@@ -5,6 +5,8 @@ import html
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from helpers.chat import encode_chat
+
 IGNORED = -100  # the label that carries no loss, in PyTorch's cross entropy and in every collator
 
 
@@ -93,7 +95,8 @@ MASKED = ("usually the pad token is EOS and the collator hides every pad token; 
           "(pass no data_collator), or another pad token")
 NO_EOS = "usually answers were cut, or the chat template ends a turn with another token than tokenizer.eos_token"
 MISMATCH = ("the chat template writes the prompt alone differently from the same prompt with its answer; the model is "
-            "trained on a prompt that it never sees later; mend the template")
+            "trained on a prompt that it never sees later; give the records the column chat_template_kwargs with "
+            '{"enable_thinking": False}, or mend the template')
 CONTROL = "someone typed the mark of a turn or of an end; remove it, the model takes it for the real one"
 
 
@@ -132,7 +135,8 @@ def _count_row(trainer, row: dict) -> tuple[int, int, bool, bool]:
 def _compare_with_records(trainer, records: list[dict], rows: int) -> dict[str, int]:
     if len(records) < rows:
         raise ValueError(f"the trainer has {rows} rows and records has {len(records)}: give the records that train_dataset was made from")
-    traced = [_trace(trainer, record["messages"]) for record in records]
+    template_kwargs = next(iter(trainer.train_dataset), {}).get("chat_template_kwargs") or {}  # TRL keeps its column
+    traced = [_trace(trainer, record["messages"], template_kwargs) for record in records]
     dropped = len(records) - rows
     whole = sum(lost == "whole" for lost, _ in traced)
     return {
@@ -144,21 +148,20 @@ def _compare_with_records(trainer, records: list[dict], rows: int) -> dict[str, 
     }
 
 
-def _trace(trainer, messages: list[dict]) -> tuple[str, bool]:
-    """Return how much of the answer max_length cuts off ("", "part" or "whole"), and whether the prompt is no prefix."""
-    prompt = _template_ids(trainer, messages[:-1], add_generation_prompt=True)
-    whole = _template_ids(trainer, messages)
+def _trace(trainer, messages: list[dict], template_kwargs: dict) -> tuple[str, bool]:
+    """Return how much of the answer max_length cuts off ("", "part" or "whole"), and whether the prompt is no prefix.
+
+    The prompt is the one that is sent when the model is asked, the whole record is written as the trainer writes it.
+    """
+    prompt = encode_chat(trainer.processing_class, messages[:-1], add_generation_prompt=True)["input_ids"]
+    template = getattr(trainer, "chat_template", None)  # TRL trains some models with a mended template of its own
+    whole = encode_chat(trainer.processing_class, messages, template_kwargs, chat_template=template)["input_ids"]
     start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
     eos = trainer.processing_class.eos_token_id
     end = max((place + 1 for place in range(start, len(whole)) if whole[place] == eos), default=len(whole))
     limit = len(whole) if trainer.args.max_length is None else trainer.args.max_length
     lost = "" if limit >= end else "part" if limit > start else "whole"
     return lost, start < len(prompt)
-
-
-def _template_ids(trainer, messages: list[dict], **options) -> list[int]:
-    template = getattr(trainer, "chat_template", None)  # TRL trains some models with a mended template of its own
-    return trainer.processing_class.apply_chat_template(messages, chat_template=template, return_dict=True, **options)["input_ids"]
 
 
 def _has_control_token(tokenizer, messages: list[dict]) -> bool:

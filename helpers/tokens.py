@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from IPython.display import HTML
 
+from helpers.chat import encode_chat
 from helpers.supervision import IGNORED, SupervisionError, SupervisionReport, supervision_report
 
 __all__ = ["SupervisionError", "SupervisionReport", "record_tokens", "show_record", "show_tokens", "supervision_report",
@@ -102,12 +103,10 @@ def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> H
 
 def record_tokens(tokenizer, messages: list[dict]) -> tuple[list[int], list[int] | None]:
     """Return the ids of a record and its labels, -100 on the prompt; without an answer at the end, the prompt and None."""
-    def encode(part, **options):
-        return tokenizer.apply_chat_template(part, return_dict=True, **options)["input_ids"]
-
     if messages[-1]["role"] != "assistant":
-        return encode(messages, add_generation_prompt=True), None
-    ids, prompt = encode(messages), encode(messages[:-1], add_generation_prompt=True)
+        return encode_chat(tokenizer, messages, add_generation_prompt=True)["input_ids"], None
+    ids = encode_chat(tokenizer, messages)["input_ids"]
+    prompt = encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)["input_ids"]
     return ids, [IGNORED] * len(prompt) + ids[len(prompt):]
 
 
@@ -130,7 +129,7 @@ def _parts(tokenizer, ids: list[int], messages: list[dict]) -> list[str]:
     groups, spans, end = token_groups(tokenizer, ids), [], 0
     text = "".join(piece for _, _, piece in groups)
     blanks = [message | {"content": BLANK} for message in messages]
-    pieces = tokenizer.apply_chat_template(blanks, tokenize=False).split(BLANK)  # what the template itself writes
+    pieces = encode_chat(tokenizer, blanks, tokenize=False).split(BLANK)  # what the template itself writes
     for piece, message in zip(pieces, messages, strict=False):
         start = text.find(message["content"].strip(), end + len(piece))
         end = start + len(message["content"].strip())

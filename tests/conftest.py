@@ -1,4 +1,8 @@
+import shutil
+
 import pytest
+from notebook_tools import ROOT
+from tiny_qwen3 import build_tiny_qwen3
 
 from helpers.base_model import base_model_path
 
@@ -10,6 +14,12 @@ def tokenizer():
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base_model_path())
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory):
+    """Build a tiny random Qwen3, once, in a folder whose path has spaces and Chinese characters; return the folder."""
+    return build_tiny_qwen3(tmp_path_factory.mktemp("models") / "我的 模型" / "Qwen3 tiny")
 
 
 @pytest.fixture
@@ -30,6 +40,16 @@ def make_sft_trainer(tmp_path, tokenizer):
                           data_collator=data_collator)
 
     return make
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the course with nothing in outputs/ and no notebook."""
+    (tmp_path / "course" / "notebooks").mkdir(parents=True)
+    shutil.copytree(ROOT / "data", tmp_path / "course" / "data")
+    if (ROOT / "notebooks" / "images").is_dir():
+        shutil.copytree(ROOT / "notebooks" / "images", tmp_path / "course" / "notebooks" / "images")
+    return tmp_path / "course"
 
 
 @pytest.fixture(scope="session")

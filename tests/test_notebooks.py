@@ -43,16 +43,6 @@ def test_the_network_is_really_cut_off():
     assert subprocess.run([*offline_prefix(), sys.executable, "-c", connect], capture_output=True).returncode
 
 
-@pytest.fixture
-def course(tmp_path):
-    """A copy of the course with nothing in outputs/ and no notebook."""
-    (tmp_path / "course" / "notebooks").mkdir(parents=True)
-    shutil.copytree(ROOT / "data", tmp_path / "course" / "data")
-    if (ROOT / "notebooks" / "images").is_dir():
-        shutil.copytree(ROOT / "notebooks" / "images", tmp_path / "course" / "notebooks" / "images")
-    return tmp_path / "course"
-
-
 def doubled(path):
     """Return the notebook with its cells twice, as the first lines of this file say."""
     notebook = read(path)

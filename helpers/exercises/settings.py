@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, get_peft_model
 
+from helpers.chat import encode_chat
 from helpers.exercises.core import Right, exercise, explain, function, instance, number
 from helpers.lora_size import Shapes, linear_shapes, lora_size, select_layers
 from helpers.steps import training_steps
@@ -22,7 +23,7 @@ def check_scaling(answer: float, r: int, alpha: float) -> str:
     return explain(answer, alpha / r, f"Right: alpha / r = {alpha} / {r} = {alpha / r:g}.", [
         (alpha * r, "That is alpha times r. r does not strengthen the adapter: alpha is divided by it."),
         (r / alpha, "That is r / alpha, upside down: a larger alpha must make the adapter stronger."),
-        (alpha, "That is alpha itself. It is still divided by r, the number of terms that B · A adds up."),
+        (alpha, "That is alpha itself. It is still divided by r."),
         (alpha / math.sqrt(r), "That is alpha / √r, which PEFT does only with use_rslora=True. Without it: alpha / r."),
         (r, "That is r, the width of A and B. The factor is about how strongly they count."),
     ], "Not this factor. Look at the column alpha / r of the table with four combinations.")
@@ -36,7 +37,7 @@ def check_rank_parameters(answer: float, shapes: Shapes, r: int) -> str:
     products = [sum(inputs * outputs for inputs, outputs in layers.values()) for layers in (shapes, few)]
     size = lora_size(shapes, round(exact), 16, Q_AND_V).parameters
     return explain(answer, round(exact), f"Right: at rank {round(exact)} q and v train {size:,} parameters.", [
-        (exact, f"The right sum, {exact:.1f}, but a rank is a whole number: round to the nearest."),
+        (exact, f"The right result, {exact:.1f}, but a rank is a whole number: round to the nearest."),
         (round(exact / r), "That is how many times more parameters there are. It is still to be multiplied by r = "
                            f"{r}."),
         (round(r * len(shapes) / len(few)), "You counted layers. They differ in size: what counts is inputs + outputs "
@@ -56,9 +57,11 @@ def check_budget(answer: LoraConfig, skeleton) -> str:
     targets = answer.target_modules if isinstance(answer.target_modules, str) else set(answer.target_modules or [])
     names = {layer.rsplit(".", 1)[-1] for layer in shapes}
     if isinstance(targets, set) and targets - names:
-        return f"No layer is called {', '.join(sorted(targets - names))}. PEFT would pass over it in silence."
+        return f"No layer is called {', '.join(sorted(targets - names))}. If another name fits, PEFT says nothing about it."
     if targets != set(ATTENTION):
-        return "Not these layers: q, k, v and o are asked for, each under the name that `shapes` has for it."
+        return "Not these layers: q, k, v and o are asked for, each under the last part of its name in `shapes`, such as q_proj."
+    if not isinstance(answer.r, int) or answer.r < 1:
+        return f"r is {answer.r}, and a rank is a whole number above 0. Round down."
     with torch.device("meta"):
         trained = get_peft_model(copy.deepcopy(skeleton), answer).get_nb_trainable_parameters()[0]
     if trained > limit:
@@ -74,10 +77,11 @@ def check_budget(answer: LoraConfig, skeleton) -> str:
 @exercise("the number of tokens that carry loss", number)
 def check_supervised(answer: float, tokenizer, messages: list[dict]) -> str:
     """Check how many tokens of a record carry loss in the form of prompt and completion."""
-    whole, prompt = len(_ids(tokenizer, messages)), len(_ids(tokenizer, messages[:-1], add_generation_prompt=True))
+    whole = len(encode_chat(tokenizer, messages)["input_ids"])
+    prompt = len(encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)["input_ids"])
     text = messages[-1]["content"]
     bare = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return explain(answer, whole - prompt, f"Right: {whole} tokens, {prompt} of them the prompt, which is only read.", [
+    return explain(answer, whole - prompt, f"Right: {whole} tokens less the {prompt} of the prompt, which is only read, are {whole - prompt}.", [
         (whole, "That is the whole record. In the form of prompt and completion the prompt is read and not learned."),
         (prompt, "That is the prompt, the part without loss."),
         (bare, "That is the bare answer. Its EOS is learned as well, or the model would never stop; so is what the "
@@ -86,14 +90,15 @@ def check_supervised(answer: float, tokenizer, messages: list[dict]) -> str:
                    "as well."),
         (len(text.split()), "Those are words. The model counts tokens, and a full stop is one too."),
         (len(text), "Those are characters. The model counts tokens."),
-    ], "Not this number. Take the length of the whole record, and from it the length of its prompt, marks included.")
+    ], "Not this number. From the length of the whole record subtract that of its prompt, marks included.")
 
 
 @exercise("a length in tokens", number)
 def check_max_length(answer: float, tokenizer, records: list[dict]) -> str:
     """Check for the smallest max_length at which every answer keeps its EOS."""
-    rows = [_ids(tokenizer, record["messages"]) for record in records]
-    prompts = [len(_ids(tokenizer, record["messages"][:-1], add_generation_prompt=True)) for record in records]
+    chats = [record["messages"] for record in records]
+    rows = encode_chat(tokenizer, chats)["input_ids"]
+    prompts = map(len, encode_chat(tokenizer, [chat[:-1] for chat in chats], add_generation_prompt=True)["input_ids"])
     ends = [len(row) - row[::-1].index(tokenizer.eos_token_id) for row in rows]
     right, longest = max(ends), max(map(len, rows))
     if answer != right and answer >= longest:
@@ -129,10 +134,6 @@ def check_split_by_fact(answer: Callable, records: list[dict]) -> str:
     return Right(f"Right: {len(sides[0])} records with {len(facts[0])} answers to learn, {len(sides[1])} with {len(facts[1])} others to ask for.")
 
 
-def _ids(tokenizer, messages: list[dict], **options) -> list[int]:
-    return tokenizer.apply_chat_template(messages, return_dict=True, enable_thinking=False, **options)["input_ids"]
-
-
 @exercise("the number of optimizer steps", number)
 def check_steps(answer: float, records: int, batch_size: int, accumulation: int, epochs: int) -> str:
     """Check the steps of a run."""
@@ -165,7 +166,7 @@ def check_logging_steps(answer: float, records: int, batch_size: int, epochs: in
                 "rounded up.)")
     lines = steps // int(answer)
     if lines == 10:
-        return Right(f"Right: {steps} steps, and a line after every {int(answer)}th, are 10 lines.")
+        return Right(f"Right: {steps} steps, and a line after every {int(answer)}th, make 10 lines.")
     return explain(answer, None, "", [
         (10, f"logging_steps is the distance between two lines, not their number: every 10th of {steps} steps makes "
              f"{lines} lines."),
