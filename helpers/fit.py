@@ -9,7 +9,7 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from helpers.memory_estimate import MemoryEstimate, estimate_memory
+from helpers.memory_estimate import MemoryEstimate, estimate_memory, read_config
 
 GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
        "which nobody can predict here.")
@@ -36,6 +36,7 @@ def check_fit(config, memory: int | None = None, models: dict | None = None, **s
     memory: bytes to compare with, by default what is free now. models: names and configurations that may be suggested
     instead.
     """
+    config = read_config(config)  # once: it takes longer than an estimate
     needs = estimate_memory(config, **settings)
     memory = psutil.virtual_memory().available if memory is None else memory
     verdict = f"It fits: {needs.total / 1e9:.1f} GB needed, {memory / 1e9:.1f} GB there."
@@ -70,6 +71,7 @@ def _advice(config, memory: int, models: dict, settings: dict) -> str:
         if total <= memory:
             return f"Cheapest change: {' and '.join(text for text, _ in chosen)}; then {total / 1e9:.1f} GB."
     least = settings | _together([option for option in options if QLORA not in option[0]])
+    models = {name: read_config(model) for name, model in models.items()}
     for texts, other in (("", settings), (" with all that saves memory on a CPU", least)):
         sizes = {name: estimate_memory(model, **other).total for name, model in models.items()}
         fitting = {name: total for name, total in sizes.items() if total <= memory}
@@ -85,7 +87,8 @@ def _together(chosen) -> dict:
 
 def plot_fit(fit: Fit) -> Figure:
     """Draw the parts of a Fit as bars, one after the other, against the memory there is."""
-    figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.91)  # a layout engine would draw everything twice
     names, start = list(fit.needs._fields), 0.0
     for row, (size, colour) in enumerate(zip(fit.needs, COLOURS, strict=True)):
         axes.barh(row, size / 1e9, left=start, color=colour)

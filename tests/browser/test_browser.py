@@ -102,6 +102,7 @@ def changes_at_once(slider, area) -> None:
     area.page.wait_for_timeout(700)
     seconds = area.evaluate("() => (window.changesAt.at(-1) - window.keyAt) / 1000")
     print(f"  {control_name(slider)}: followed in {seconds:.2f} s")
+    assert seconds < 1, f"{control_name(slider)} follows too slowly"
 
 
 def another_choice(choice) -> list[int]:
