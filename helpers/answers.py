@@ -12,6 +12,9 @@ from transformers import TextStreamer
 
 from helpers.chat import encode_chat
 
+NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+LETTER = rf"[^\W{NO_SPACES}]"  # a letter or digit of a script that has spaces between words
+
 
 class Answer(NamedTuple):
     """One answer: its text, and whether the model ended it by itself (with its end-of-turn token)."""
@@ -57,7 +60,7 @@ class _WordByWord(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._text += text
-        self._show(self._text.strip())
+        self._show(_whole(self._text))
 
 
 @torch.inference_mode()
@@ -69,7 +72,12 @@ def _answer_batch(model, tokenizer, questions, max_new_tokens, do_sample=False, 
     new = out[:, batch["input_ids"].shape[1]:]
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
-    return [Answer(tokenizer.decode(row, skip_special_tokens=True).strip(), bool(torch.isin(row, ends).any())) for row in new]
+    return [Answer(_whole(tokenizer.decode(row, skip_special_tokens=True)), bool(torch.isin(row, ends).any())) for row in new]
+
+
+def _whole(text: str) -> str:
+    """Return the text without the half of a character with which an answer ends that was cut off."""
+    return text.rstrip("\ufffd").strip()
 
 
 @contextmanager
@@ -100,8 +108,12 @@ def score_answers(answers: list[Answer], key_phrases: list[str]) -> list[bool]:
 
 
 def holds_phrase(text: str, phrase: str) -> bool:
-    """Say whether the text holds the phrase as whole words: "Au" is not in "because"."""
-    return re.search(rf"(?<!\w){re.escape(phrase.casefold())}(?!\w)", text.casefold()) is not None
+    """Say whether the text holds the phrase as whole words: "Au" is not in "because".
+
+    In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
+    their endings, without spaces.
+    """
+    return re.search(rf"(?<!{LETTER}){re.escape(phrase.casefold())}(?!{LETTER})", text.casefold()) is not None
 
 
 def compare_answers(questions: list[str], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):

@@ -3,16 +3,18 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
+import unicodedata
 from pathlib import Path
 
 ROLES = ("system", "user", "assistant")
 FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+COLUMNS = (("prompt", "completion"), ("instruction", "output"))  # what is asked, and its answer
+KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 OTHER_FORMATS = {  # columns that other tools use -> how to turn them into messages
     ("instruction", "output"): "alpaca columns (instruction, input, output): put instruction and input into one user "
-                               "message and output into an assistant message",
+                               "message and output into an assistant message, or read them with convert=True",
     ("prompt", "completion"): "prompt/completion columns: put prompt into a user message and completion into an "
-                              "assistant message",
+                              "assistant message, or read them with convert=True",
     ("conversations",): "a ShareGPT column (conversations, with from and value): rename it to messages, from to role "
                         "(human is user, gpt is assistant) and value to content",
 }
@@ -22,16 +24,17 @@ class DatasetError(ValueError):
     """The file can't be used; the message has a line `file:line: what is wrong, what to do` for each fault."""
 
 
-def load_sft_jsonl(path: str | Path) -> list[dict]:
+def load_sft_jsonl(path: str | Path, convert: bool = False) -> list[dict]:
     """Return the records of a JSONL file, each a dict with `messages`.
 
+    convert: make messages of prompt/completion columns (texts, or lists of messages) and of alpaca columns.
     Other keys are kept, blank lines are passed over, a byte order mark is tolerated.
     Raises DatasetError, which lists all faults of the file together.
     """
     records, faults = [], []
     for number, line in enumerate(_read_lines(Path(path)), start=1):
         if line.strip():
-            record, found = _check_line(line)
+            record, found = _check_line(line, convert)
             records.append(record)
             faults += [f"{path}:{number}: {fault}" for fault in found]
     if not records:
@@ -43,17 +46,23 @@ def load_sft_jsonl(path: str | Path) -> list[dict]:
 
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation and spaces."""
-    known = {_words(_question(record)) for record in train}
-    return [_question(record) for record in test if _words(_question(record)) in known]
+    known = {words(said(record, "user")) for record in train}
+    return [said(record, "user") for record in test if words(said(record, "user")) in known]
 
 
-def _question(record: dict) -> str:
-    """Return what the user says in a record; a system message is no question."""
-    return "\n".join(message["content"] for message in record["messages"] if message["role"] == "user")
+def said(record: dict, role: str) -> str:
+    """Return what one role says in a record; a system message is no question."""
+    return "\n".join(message["content"] for message in record["messages"] if message["role"] == role)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.casefold()))
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in any script, whatever their case; punctuation is dropped, an emoji is kept.
+
+    Marks are kept, since in Hindi, for instance, they are the vowels. A text of nothing else is one word.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(char if unicodedata.category(char) in KEPT else " " for char in plain)
+    return tuple(kept.split()) or (plain.strip(),)
 
 
 def _read_lines(path: Path) -> list[bytes]:
@@ -80,7 +89,7 @@ def _is_one_list(data: bytes) -> bool:
     return isinstance(whole, list) and any(isinstance(item, dict) for item in whole)
 
 
-def _check_line(line: bytes) -> tuple[object, list[str]]:
+def _check_line(line: bytes, convert: bool) -> tuple[object, list[str]]:
     """Return the record on a line (None if it can't be read), and what is wrong with it."""
     try:
         text = line.decode("utf-8").strip()
@@ -91,7 +100,42 @@ def _check_line(line: bytes) -> tuple[object, list[str]]:
         return None, [_broken_json(text, error)]
     except RecursionError:
         return None, [f"brackets nested too deep; write {FORM}"]
-    return record, _faults_in(record)
+    record, faults = _as_messages(record) if convert else (record, [])
+    return record, faults or _faults_in(record)
+
+
+def _as_messages(record: object) -> tuple[object, list[str]]:
+    """Return a record with its columns made into messages, and what is wrong with these columns."""
+    columns = [pair for pair in COLUMNS if isinstance(record, dict) and set(pair) & set(record)]
+    if not columns or "messages" in record:
+        return record, []
+    question, answer = columns[0]
+    extra = ("input",) if question == "instruction" and "input" in record else ()
+    faults = [fault for column in (question, answer, *extra) if (fault := _fault_in_column(record, column))]
+    if faults:
+        return record, faults
+    asked = record[question]
+    if extra and (record["input"] or "").strip():
+        asked += "\n\n" + record["input"]
+    rest = {key: value for key, value in record.items() if key not in (question, answer, *extra)}
+    return {"messages": _turns(asked, "user") + _turns(record[answer], "assistant"), **rest}, []
+
+
+def _turns(value: str | list, role: str) -> list:
+    return value if isinstance(value, list) else [{"role": role, "content": value}]
+
+
+def _fault_in_column(record: dict, column: str) -> str | None:
+    if column not in record:
+        return f'the column "{column}" is missing; a question needs an answer, and an answer its question'
+    value = record[column]
+    if (isinstance(value, list) and column in COLUMNS[0]) or (value is None and column == "input"):
+        return None  # a list holds messages, which are checked when they are joined
+    if not isinstance(value, str):
+        return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
+    if not value.strip() and column != "input":
+        return f'the column "{column}" is blank; write its text or remove the record'
+    return None
 
 
 def _broken_json(text: str, error: json.JSONDecodeError) -> str:
@@ -136,6 +180,8 @@ def _fault_in_message(number: int, message: object) -> str | None:
         return f"the content of message {number} is {json.dumps(content)[:40]}, not text; write text in quotation marks"
     if not content.strip():
         return f"the content of message {number} is blank; write its text or remove the record"
+    if any(unicodedata.category(char) == "Cs" for char in content):
+        return f"the content of message {number} holds half a character (an emoji cut in two?); mend it"
     return None
 
 

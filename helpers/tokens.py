@@ -24,6 +24,7 @@ KINDS = {
     "cut off": ("#bc4c00", "2px dashed", "normal"),
 }
 BLANK = "\ue000"  # stands for a message's text; a character that nobody writes
+SPLIT = " (a small number: so many tokens write these characters together)"
 CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};border-radius:4px;background:{colour}22;"
         "font-family:monospace;font-weight:{weight};white-space:pre;line-height:1.5")
 
@@ -69,6 +70,7 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
                 parts: list[str] | None = None) -> HTML:
     """Show tokens as coloured chips with a legend that counts them; the ids appear on hover. The text is escaped.
 
+    Tokens that are no whole character share a chip, with their number in it; it is cut off if one of them is.
     Takes a text, or the token ids of one text as a list or 1-D tensor; labels, attention_mask and parts (for each token
     the name of what it belongs to, shown on hover) have the same length.
     Raises ValueError for a batch, and for labels or a mask of another length.
@@ -79,10 +81,12 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
             raise ValueError(f"{name} has {len(values)} entries for {len(ids)} tokens: give one for each token of one row")
     kinds = token_kinds(tokenizer, ids, labels, attention_mask, cut_from)
     notes = kinds if parts is None else [f"{kind}, {part}" for kind, part in zip(kinds, parts, strict=True)]
-    chips = [_chip(text, ids[start:end], kinds[start], notes[start]) for start, end, text in token_groups(tokenizer, ids)]
+    groups = token_groups(tokenizer, ids)
+    chips = [_chip(text, ids[start:end], kinds[end - 1], notes[end - 1]) for start, end, text in groups]
     counts = Counter(kinds)
     legend = " ".join(f'<span style="{_style(kind)}">{kind}: {counts[kind]}</span>' for kind in KINDS if counts[kind])
-    return HTML(f'<div style="margin-bottom:6px">{legend} <b>{len(ids)} tokens</b></div><div>{"".join(chips)}</div>')
+    total = f"<b>{len(ids)} tokens</b>" + (SPLIT if len(groups) < len(ids) else "")
+    return HTML(f'<div style="margin-bottom:6px">{legend} {total}</div><div>{"".join(chips)}</div>')
 
 
 def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> HTML:
@@ -161,5 +165,5 @@ def _style(kind: str) -> str:
 
 
 def _chip(text: str, ids: list[int], kind: str, note: str) -> str:
-    shown = html.escape(text.replace("\n", "↵").replace("\t", "⇥"))
+    shown = html.escape(text.replace("\n", "↵").replace("\t", "⇥")) + (f"<sub>{len(ids)}</sub>" if len(ids) > 1 else "")
     return f'<span style="{_style(kind)}" title="{html.escape(note)}, id {", ".join(map(str, ids))}">{shown}</span>' + ("<br>" if "\n" in text else "")

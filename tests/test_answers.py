@@ -39,7 +39,10 @@ def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
 @pytest.mark.parametrize(("text", "phrase", "holds"), [
     ("The symbol is Au.", "Au", True), ("It is gold because ...", "Au", False), ("On OSK ISLAND", "Osk Island", True),
     ("It is 41 metres tall", "41 metres", True), ("It is 141 metres tall", "41 metres", False), ("in 1873.", "1873", True),
-    ("Aurora borealis", "Au", False), ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False)])
+    ("Aurora borealis", "Au", False), ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False),
+    ("它在灯塔上。", "灯塔", True), ("它在灯上。", "灯塔", False), ("高41米", "41米", True), ("高141米", "41米", False),
+    ("金Au很贵", "Au", True), ("東京タワーです", "東京タワー", True), ("สวัสดีครับ", "สวัสดี", True), ("القاهرة.", "القاهرة", True),
+    ("القاهرةx", "القاهرة", False), ("등대입니다", "등대", True), ("등대.", "등대", True), ("a 🐐!", "🐐", True)])
 def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
 
@@ -64,6 +67,15 @@ def test_a_streamed_answer_grows_and_is_the_greedy_one(model, tokenizer):
     assert answer == generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=12)[0]
     assert shown[-1] == answer.text and len(set(shown)) > 3
     assert all(later.startswith(earlier) for earlier, later in zip(shown, shown[1:], strict=False))
+
+
+def test_an_answer_that_is_cut_ends_with_a_whole_character(model, tokenizer):
+    question, shown = "中国的首都叫什么?", []
+    raw = [one_by_one(model, tokenizer, question, length)[0] for length in range(6, 9)]
+    assert any(text.endswith("\ufffd") for text in raw)  # cut within a character
+    cut = [generate_answers(model, tokenizer, [question], max_new_tokens=length)[0].text for length in range(6, 9)]
+    assert cut == [text.rstrip("\ufffd").strip() for text in raw]
+    assert stream_answer(model, tokenizer, question, shown.append, max_new_tokens=8).text == shown[-1] == cut[-1]
 
 
 def test_temperature_makes_answers_vary(model, tokenizer):

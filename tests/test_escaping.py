@@ -1,5 +1,6 @@
 """Text from records, files and models must reach the page as text: a record that holds a script runs nothing."""
 import ast
+import tempfile
 from html.parser import HTMLParser
 
 import ipywidgets as widgets
@@ -13,6 +14,7 @@ from helpers.answers import Answer, compare_answers
 from helpers.diagnosis import Diagnosis
 from helpers.live_plot import samples_as_html
 from helpers.ready import Line, Readiness
+from helpers.report import write_report
 from helpers.supervision import supervision_report
 from helpers.tokens import show_record, show_tokens
 
@@ -25,6 +27,12 @@ def column(name):
     box = widgets.HTML()
     explore._column(box, name, "solid")(HOSTILE)
     return box.value
+
+
+def report():
+    parts = {HOSTILE: [HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE]}, index=[HOSTILE]), compare_answers([HOSTILE] * 2, {"after": GIVEN})]}
+    with tempfile.TemporaryDirectory() as folder:
+        return write_report(f"{folder}/report.html", HOSTILE, parts).read_text(encoding="utf-8")
 
 
 # What shows text from a record, a file, a model or an error, and how it is made to show the hostile one.
@@ -41,6 +49,7 @@ DISPLAYS = {
     "diagnose_adapter": lambda tokenizer: Diagnosis(HOSTILE, HOSTILE, [Check(HOSTILE, False, HOSTILE, HOSTILE)], {})._repr_html_(),
     "check_laptop": lambda tokenizer: Readiness([Line(HOSTILE, False, HOSTILE, HOSTILE)])._repr_html_(),
     "LossPlot, samples": lambda tokenizer: samples_as_html([(0, HOSTILE), (26, HOSTILE)]),
+    "write_report": lambda tokenizer: report(),
     "before_and_after": lambda tokenizer: column("base"),
     "a table of pandas": lambda tokenizer: pd.DataFrame({"question": [HOSTILE]}, index=[HOSTILE])._repr_html_(),
     "a column of pandas": lambda tokenizer: pd.Series([HOSTILE]).to_frame(HOSTILE)._repr_html_(),
@@ -87,7 +96,7 @@ def test_a_record_with_a_script_is_shown_as_text(name, tokenizer):
 def test_every_helper_that_writes_html_is_listed_here():
     """A new one must be added above, or here with the reason why it shows no text that is not ours."""
     numbers_only = {"supervision"}  # counts, and sentences of our own: see the test below
-    listed = {"answers", "tokens", "diagnosis", "ready", "live_plot", "explore"} | numbers_only
+    listed = {"answers", "tokens", "diagnosis", "ready", "live_plot", "explore", "report"} | numbers_only
     writers = {path.stem for path in (FOLDER.parent / "helpers").rglob("*.py") if writes_html(path.read_text(encoding="utf-8"))}
     assert writers == listed
 

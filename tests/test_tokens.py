@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -31,6 +33,28 @@ def test_groups_hold_whole_characters_and_lose_nothing(tokenizer, text):
     groups = token_groups(tokenizer, ids)
     assert "".join(piece for _, _, piece in groups) == text
     assert [start for start, _, _ in groups[1:]] == [end for _, end, _ in groups[:-1]]
+
+
+CHIP_TEXT = re.compile(r'<span style="[^"]+" title="[^"]+">([^<]*)(?:<sub>(\d+)</sub>)?</span>')
+
+
+@pytest.mark.parametrize("text", ["灯塔在奥斯克岛上。", "أين المنارة؟", "a 🐐 goat 👨\u200d👩\u200d👧", "हिन्दी ไทย", "naïve"])
+def test_a_split_character_is_shown_once_with_the_number_of_its_tokens(tokenizer, text):
+    page, ids = show_tokens(tokenizer, text).data, tokenizer(text)["input_ids"]
+    chips = CHIP_TEXT.findall(page)
+    assert "".join(shown for shown, _ in chips) == text and "\ufffd" not in page
+    assert sum(int(number or 1) for _, number in chips) == len(ids)
+    assert all(len(shown.strip()) == 1 for shown, number in chips if number)
+    assert ("so many tokens write" in page) == (len(chips) < len(ids))
+
+
+def test_plain_words_have_no_small_number(tokenizer):
+    assert "<sub>" not in show_tokens(tokenizer, "plain words").data and "small number" not in show_tokens(tokenizer, "plain").data
+
+
+def test_a_character_that_loses_a_token_is_cut_off(tokenizer):
+    ids = tokenizer("塔")["input_ids"]
+    assert len(ids) > 1 and f'title="cut off, id {", ".join(map(str, ids))}"' in show_tokens(tokenizer, ids, cut_from=len(ids) - 1).data
 
 
 def test_text_is_escaped(tokenizer):
