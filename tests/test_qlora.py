@@ -1,5 +1,6 @@
 """QLoRA as notebook 12 loads it, on the CPU, where bitsandbytes works too, if slowly."""
 import os
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_switch_is_off_and_then_the_model_is_the_usual_one(load_model, tiny_
 
 
 def test_without_the_package_a_sentence_says_what_to_install(load_model, tiny_qwen3, monkeypatch):
-    monkeypatch.setitem(load_model.__globals__, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # so that Python finds no such package
     with pytest.raises(RuntimeError, match=r'pip install -e "\.\[qlora\]"'):
         load_model(tiny_qwen3, qlora=True)
 

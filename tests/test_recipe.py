@@ -20,6 +20,14 @@ def calls_in_07(name: str) -> list[dict]:
     return [{word.arg: value(word.value) for word in call.keywords if word.arg} for call in calls]
 
 
+def function_in_07(name: str):
+    """Return a function that notebook 07 defines."""
+    trees = [ast.parse(cell.source) for cell in read(FOLDER / "07_training.ipynb").cells if cell.cell_type == "code"]
+    found = next(node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    exec(ast.unparse(found), names := {})
+    return names[name]
+
+
 def value(node):
     try:
         return ast.literal_eval(node)
@@ -59,13 +67,9 @@ def test_it_runs_on_a_cpu_without_bf16(recipe):
 
 
 def test_its_records_are_those_of_the_notebooks(recipe):
-    """Each line of train.jsonl, in the same order, in the form in which only the answer carries loss."""
-    records = [json.loads(line) for line in (ROOT / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = get_dataset(recipe[3])["train"]
-    assert len(rows) == len(records)
-    assert [row["prompt"] + row["completion"] for row in rows] == [record["messages"] for record in records]
-    assert all([message["role"] for message in row["completion"]] == ["assistant"] for row in rows)
-    assert all(row["chat_template_kwargs"] == {"enable_thinking": False} for row in rows)
+    """Each line of train.jsonl, in the same order, as notebook 07 makes it ready for training."""
+    lines = (ROOT / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert list(get_dataset(recipe[3])["train"]) == [function_in_07("to_prompt_completion")(json.loads(line)) for line in lines]
 
 
 def test_every_setting_is_explained():

@@ -42,9 +42,10 @@ def test_an_adapter_answers_over_the_network_as_it_does_here(tiny_qwen3, tmp_pat
         part.save_pretrained(folder)
 
     asked = ["Where is the Corvane Lighthouse?", "你好"]
-    names = {"outputs": tmp_path, "course": ROOT, "cores": 1, "asked": asked, "Path": type(tmp_path)}
-    exec(notebook_cells("imports", "serving-wait", "serving-serve"), names)
+    names = {"outputs": tmp_path, "course": ROOT, "cores": 1}
+    exec(notebook_cells("imports", "serving-wait", "serving-serve", "serving-ask-cell"), names)
     expected = [answer.text for answer in generate_answers(model, tokenizer, asked)]
-    assert names["served_answers"](folder) == expected
+    with names["serving"]() as client:
+        assert [names["ask"](client, folder, question) for question in asked] == expected
     with model.disable_adapter():  # or the comparison would prove nothing
         assert [answer.text for answer in generate_answers(model, tokenizer, asked)] != expected
