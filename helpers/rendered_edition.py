@@ -62,8 +62,8 @@ def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path) -> Non
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"(\]\((?!https?:)[^)\s]+)\.ipynb", r"\1.html", cell.source)
-    exporter = HTMLExporter(template_name="lab", embed_images=True, exclude_anchor_links=True,
-                            exclude_input_prompt=True, exclude_output_prompt=True)
+    # embed_images must stay off: it ends a <details> at the first blank line, so the hints would be open
+    exporter = HTMLExporter(template_name="lab", exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
     title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", STYLE, 1)

@@ -15,7 +15,13 @@ It promises a `picture`.
 
 You will be able to: look.
 
-**About 7 minutes.** Needs nothing. [more](extra/00_more.ipynb) [web](https://example.org/01_second.ipynb)"""
+**About 7 minutes.** Needs nothing. [more](extra/00_more.ipynb) [web](https://example.org/01_second.ipynb)
+
+<details><summary>Hint</summary>
+
+Look twice.
+
+</details>"""
 WIDGET = """import ipywidgets
 from IPython.display import HTML, display
 def show(size=3, name="disc"):
@@ -102,6 +108,11 @@ def test_a_widget_shows_its_settings_and_its_picture(site):
     assert "In JupyterLab these can be changed: size <b>3</b>, name <b>disc</b>" in first
     assert "<i>disc of size 3</i>" in first and "interactive(" not in first
     assert "data:image/png;base64," in first
+
+
+def test_a_hint_stays_hidden_until_it_is_opened(site):
+    first = (site / "00_first.html").read_text(encoding="utf-8")
+    assert "Look twice." in re.search(r"<details><summary>Hint</summary>(.*?)</details>", first, re.DOTALL)[1]
 
 
 def test_settings_of_controls():
