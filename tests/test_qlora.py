@@ -1,5 +1,6 @@
 """QLoRA as notebook 12 loads it, on the CPU, where bitsandbytes works too, if slowly."""
 import os
+import re
 import sys
 from importlib.util import find_spec
 
@@ -9,7 +10,7 @@ from datasets import Dataset
 from notebook_tools import FOLDER, read
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
 
 from helpers.hardware import training_precision
 from helpers.memory import estimate_memory
@@ -54,3 +55,10 @@ def test_a_packed_model_is_small_and_an_adapter_beside_it_learns(load_model, tin
     assert losses[-1] < 0.9 * losses[0]
     after = {name.replace(".base_layer", ""): weight for name, weight in trainer.model.get_base_model().state_dict().items()}
     assert all(torch.equal(weight, after[name]) for name, weight in packed.items())
+
+
+def test_the_switch_of_the_command_line_packs_in_the_same_way(load_model):
+    text = next(cell.source for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells if cell.id == "qlora-read")
+    flags = re.search(r"`(--load_in_4bit [^`]+)`", text)[1].split()
+    [options] = TrlParser(ModelConfig).parse_args_and_config(flags)
+    assert get_quantization_config(options).to_dict() == load_model.__globals__["four_bits"].to_dict()

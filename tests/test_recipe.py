@@ -2,10 +2,14 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from notebook_tools import FOLDER, ROOT, read
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser, get_dataset, get_peft_config
+from trl.cli.accelerate_config import resolve_accelerate_config_argument
+from trl.scripts.sft import make_parser
 
 RECIPE = ROOT / "data" / "recipe.yaml"
 # what does not change what is learned: where and how often something is written, measured or kept
@@ -70,6 +74,16 @@ def test_its_records_are_those_of_the_notebooks(recipe):
     """Each line of train.jsonl, in the same order, as notebook 07 makes it ready for training."""
     lines = (ROOT / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert list(get_dataset(recipe[3])["train"]) == [function_in_07("to_prompt_completion")(json.loads(line)) for line in lines]
+
+
+def test_the_command_for_several_gpus_is_understood():
+    """It can't be run here; but TRL must know each of its words, and hand the right ones on to accelerate."""
+    command = next(line for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells for line in cell.source.splitlines()
+                   if line.startswith("trl sft") and "--accelerate_config" in line)
+    words = command.replace(" --bf16 True", "").split()[2:]  # which TRL refuses to read on a machine without such a GPU
+    *_, rest = make_parser().parse_args_and_config(words, return_remaining_strings=True, separate_remaining_strings=True)
+    launch = launch_command_parser().parse_args([*resolve_accelerate_config_argument(rest), "sft.py"])
+    assert (launch.num_processes, Path(launch.config_file).name) == (4, "fsdp2.yaml") and Path(launch.config_file).is_file()
 
 
 def test_every_setting_is_explained():
