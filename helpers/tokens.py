@@ -24,7 +24,7 @@ KINDS = {
     "cut off": ("#bc4c00", "2px dashed", "normal"),
 }
 BLANK = "\ue000"  # stands for a message's text; a character that nobody writes
-SPLIT = " (a small number: so many tokens write these characters together)"
+SPLIT = " (a small number: the character takes so many tokens)"
 CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};border-radius:4px;background:{colour}22;"
         "font-family:monospace;font-weight:{weight};white-space:pre;line-height:1.5")
 
