@@ -56,8 +56,9 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:
     """Hold out about `share` of the records, at most 100, in whole groups of fact_groups(records, by).
 
-    So no phrasing of a held-out fact is trained on. The same seed gives the same split. Of fewer than 10 records, or 4
-    groups, nothing is held out, and the note says so.
+    So no phrasing of a held-out fact is trained on. Answers that are labels, such as yes and no, make no facts: pass
+    by="question" then. The same seed gives the same split. Of fewer than 10 records, or 4 groups, nothing is held out,
+    and the note says so.
     """
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
@@ -103,9 +104,9 @@ def suggest_settings(records: list[dict], tokenizer, model) -> pd.DataFrame:
     epochs = min(math.ceil(STEPS / an_epoch), MOST_EPOCHS)
     rows = {
         "max_length": (limit, why_limit),
-        "per_device_train_batch_size": (batch, f"at most {TOKENS_A_BATCH} tokens at once, which a laptop holds"),
+        "per_device_train_batch_size": (batch, f"about {TOKENS_A_BATCH} tokens at once, which a laptop holds, or one record"),
         "gradient_accumulation_steps": (accumulation, f"a step sees {batch * accumulation} records, as in notebook 07"),
-        "num_train_epochs": (epochs, f"an epoch is {an_epoch} steps; {STEPS} steps are enough to change answers, "
+        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; {STEPS} steps are enough to change answers, "
                                      f"more than {MOST_EPOCHS} epochs learn the records by heart"),
         "learning_rate": (1e-3, "a small model with an adapter on all layers, as in notebook 07") if small
         else (2e-4, "usual for LoRA on a model of a billion parameters or more"),
