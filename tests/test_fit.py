@@ -43,6 +43,11 @@ def test_the_first_single_change_that_suffices_is_named_with_what_it_needs(place
     assert f"Cheapest change: {text}; then {total(**change) / 1e9:.1f} GB." in verdict(memory)
 
 
+def test_offers_nothing_that_is_set_already():
+    least = {"batch_size": 1, "length": 64, "method": "qlora", "dtype": torch.bfloat16, "checkpointing": True}
+    assert changes(least) == []
+
+
 def test_two_changes_where_one_is_not_enough_and_a_gpu_only_where_nothing_else_is():
     settings = {"batch_size": 2, "length": 64, "method": "lora"}
     on_cpu = [(text, change) for text, change in changes(settings) if "GPU" not in text]
