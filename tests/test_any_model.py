@@ -3,6 +3,7 @@
 What the trainer sees and what is sent to the model afterwards must be the same tokens, with thinking off in both.
 """
 import copy
+import os
 import shutil
 
 import pytest
@@ -25,6 +26,8 @@ from helpers.lora_size import linear_shapes, lora_map, lora_size
 from helpers.memory import estimate_memory
 from helpers.tokens import record_tokens, show_record, show_tokens, supervision_report
 
+# 10 trains most; it runs when every cell is run twice, once a week. 12 is about other programs.
+QUICK = [path for path in NOTEBOOKS[:12] if path.name[:2] != "10" or os.environ.get("EVERY_CELL_TWICE")]
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 QUESTION = "Where is the Corvane Lighthouse?"
 CHATS = {
@@ -196,7 +199,7 @@ def test_train_diagnose_save_and_reload(make_trainer, folder, qwen, tiny_qwen3):
     assert all(torch.equal(checkpoint[key], tensor) for key, tensor in load_file(place / "adapter_model.safetensors").items())
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:12], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     """Once, offline; what was to be learned is printed with a cross where random weights did not learn it."""
     monkeypatch.setenv("BASE_MODEL", folder)
