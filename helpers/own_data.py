@@ -104,7 +104,7 @@ def suggest_settings(records: list[dict], tokenizer, model) -> pd.DataFrame:
     epochs = min(math.ceil(STEPS / an_epoch), MOST_EPOCHS)
     rows = {
         "max_length": (limit, why_limit),
-        "per_device_train_batch_size": (batch, f"at most {TOKENS_A_BATCH} tokens at once, or one record: a laptop holds it"),
+        "per_device_train_batch_size": (batch, f"at most {TOKENS_A_BATCH} tokens at once, or one record"),
         "gradient_accumulation_steps": (accumulation, f"a step sees {batch * accumulation} records, as in notebook 07"),
         "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; {STEPS} steps are enough to change answers, "
                                      f"more than {MOST_EPOCHS} epochs learn the records by heart"),
