@@ -3,7 +3,6 @@ import ast
 import importlib
 import inspect
 import re
-from dataclasses import fields, is_dataclass
 
 import datasets
 import peft
@@ -33,8 +32,6 @@ REMOVED = {"evaluation_strategy", "warmup_ratio", "overwrite_output_dir", "no_cu
 
 def accepted(target) -> set[str]:
     """Return the keywords that a callable of these libraries takes."""
-    if is_dataclass(target):
-        return {field.name for field in fields(target) if field.init}
     names = set(inspect.signature(target).parameters)
     name = getattr(target, "__name__", "")
     if name == "from_pretrained":  # Auto classes hand their keywords on to these, which take them out of **kwargs by name
