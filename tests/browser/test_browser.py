@@ -11,7 +11,7 @@ from helpers.base_model import base_model_path
 
 PICTURES = ROOT / "outputs" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"00", "02", "04", "05", "06"}]
+WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"00", "02", "03", "04", "05", "06"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
 PLOT = 'svg[aria-label="loss and learning rate"]'
 if not CHROMIUM and not os.environ.get("CI"):  # in CI they must not be skipped: there they fail
