@@ -117,7 +117,7 @@ def test_a_small_disk_is_seen_before_anything_is_fetched(tmp_path):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_on_the_way_nothing_looks_like_a_kit(tmp_path, stop):
     process = subprocess.Popen([*PACK, str(tmp_path / "kit")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+                               start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it
     while not list(tmp_path.glob("kit.part/*")) and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, stop)  # as the terminal does: pip gets it too
