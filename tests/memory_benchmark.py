@@ -4,7 +4,7 @@
 
 Every setting is trained for a few real steps with SFTTrainer, in a process of its own. The Qwen3 shapes get random
 weights, so nothing is fetched. Afterwards, outside the measurement, each adapter is saved, put onto its base again and
-compared with the one that was trained. All of it takes about six minutes on two quiet cores; the last one needs 10 GB of memory.
+compared with the one that was trained. All of it takes about nine minutes on two quiet cores; the last one needs 10 GB of memory.
 """
 import argparse
 import json
