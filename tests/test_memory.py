@@ -1,9 +1,10 @@
 """PeakMemory against allocations of a known size, and estimate_memory against real models and real training."""
 
-import gc
 import platform
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -17,45 +18,64 @@ from helpers.memory import PeakMemory, estimate_memory, resident_bytes
 MB = 1024**2
 
 
+@pytest.fixture
+def measured():
+    """Call a function in a process of its own: here, memory that earlier tests gave back would serve it without growth."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield lambda function, *values: process.submit(function, *values).result()
+
+
 def hold(megabytes: int, seconds: float = 0.1) -> None:
     """Fill that much memory, keep it a moment, give it back."""
     block = b"x" * (megabytes * MB)
     time.sleep(seconds)
-    assert block.endswith(b"x")
+    assert len(block) == megabytes * MB
 
 
-def test_growth_is_what_was_allocated():
+def watch(megabytes: int) -> tuple[int, int, int, int]:
+    """Hold that much while a PeakMemory watches; return start, peak, growth and what is left afterwards, in bytes."""
     with PeakMemory() as memory:
-        hold(200)
-    assert 180 * MB < memory.growth_bytes < 260 * MB
-    assert memory.peak_bytes == memory.start_bytes + memory.growth_bytes
-
-
-def test_peak_is_seen_although_it_is_given_back_before_the_end():
-    with PeakMemory() as memory:
-        hold(200)
+        hold(megabytes)
         after = resident_bytes()
-    assert memory.peak_bytes - after > 150 * MB
+    return memory.start_bytes, memory.peak_bytes, memory.growth_bytes, after
 
 
-def test_last_look_sees_a_block_shorter_than_the_interval():
-    gc.collect()  # what an earlier test left must not be freed in between
+def test_growth_is_what_was_allocated_although_it_is_given_back_before_the_end(measured):
+    start, peak, growth, after = measured(watch, 200)
+    assert 180 * MB < growth < 260 * MB and peak == start + growth
+    assert peak - after > 150 * MB
+
+
+def test_nothing_allocated_is_next_to_no_growth(measured):
+    _, _, growth, _ = measured(watch, 0)
+    assert 0 <= growth < 20 * MB
+
+
+def grow_between_looks() -> tuple[int, int]:
+    """Return the growth that is seen inside and after a block which ends before the first look of the watching thread."""
     with PeakMemory(interval=60) as memory:
         block = b"x" * (100 * MB)
-    assert memory.growth_bytes > 80 * MB and block.endswith(b"x")
+        inside = memory.growth_bytes
+    assert block.endswith(b"x")
+    return inside, memory.growth_bytes
 
 
-def test_nothing_allocated_is_next_to_no_growth():
-    with PeakMemory() as memory:
-        time.sleep(0.05)
-    assert 0 <= memory.growth_bytes < 20 * MB
+def test_last_look_sees_a_block_shorter_than_the_interval(measured):
+    inside, after = measured(grow_between_looks)
+    assert inside < 20 * MB and after > 80 * MB
 
 
-def test_peak_is_readable_while_the_block_runs():
+def grow_while_watched() -> int:
+    """Return the growth that is seen while the block still runs."""
     with PeakMemory() as memory:
         block = b"x" * (100 * MB)
         time.sleep(0.2)
-        assert memory.growth_bytes > 80 * MB and block.endswith(b"x")
+        assert block.endswith(b"x")
+        return memory.growth_bytes
+
+
+def test_peak_is_readable_while_the_block_runs(measured):
+    assert measured(grow_while_watched) > 80 * MB
 
 
 def test_an_error_passes_through_and_the_thread_ends():
@@ -65,12 +85,23 @@ def test_an_error_passes_through_and_the_thread_ends():
     assert threading.active_count() == before
 
 
-def test_one_watcher_serves_several_blocks_but_not_nested_ones():
-    memory = PeakMemory()
-    for _ in range(2):
+def grow_twice() -> list[int]:
+    """Return the growth of two blocks that one watcher sees, one after the other."""
+    memory, growth = PeakMemory(), []
+    for megabytes in (100, 200):
         with memory:
-            hold(100)
-        assert memory.growth_bytes > 80 * MB
+            hold(megabytes)
+        growth.append(memory.growth_bytes)
+    return growth
+
+
+def test_one_watcher_serves_several_blocks(measured):
+    first, second = measured(grow_twice)
+    assert 80 * MB < first < 140 * MB and 180 * MB < second < 240 * MB
+
+
+def test_one_watcher_does_not_serve_nested_blocks():
+    memory = PeakMemory()
     with memory, pytest.raises(RuntimeError, match="already watching"):
         memory.__enter__()
 
@@ -181,17 +212,27 @@ def test_with_few_scored_places_checkpointing_still_needs_one_whole_layer(config
     assert all_layers / config.num_hidden_layers < kept < 0.6 * all_layers
 
 
-@pytest.mark.parametrize(("dtype", "scored", "width"), [(torch.float32, 300, 512), (torch.bfloat16, 20, 2048)])
-def test_logits_are_what_the_head_of_trl_takes(dtype, scored, width):
+def growth_of_the_head(dtype: torch.dtype, scored: int, width: int) -> int:
+    """Return the bytes that scoring that many places with TRL's chunked head takes, forward and backward."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-    config = LlamaConfig(**SMALL | {"vocab_size": 32_768, "hidden_size": width})
-    hidden, table = torch.zeros(scored, width, dtype=dtype, requires_grad=True), torch.zeros(32_768, width, dtype=dtype)
-    with PeakMemory(interval=0.001) as memory:
+    def score(scored: int) -> None:
+        hidden = torch.ones(scored, width, dtype=dtype, requires_grad=True)
         scores = ChunkedLogProbFunction.apply(hidden, table, None, torch.zeros(scored, dtype=torch.long), 1.0, 32_768)
         scores[0].sum().backward()
+
+    table = torch.ones(32_768, width, dtype=dtype)
+    score(1)  # what a process loads for its first step is there before
+    with PeakMemory(interval=0.001) as memory:
+        score(scored)
+    return memory.growth_bytes
+
+
+@pytest.mark.parametrize(("dtype", "scored", "width"), [(torch.float32, 300, 512), (torch.bfloat16, 20, 2048)])
+def test_logits_are_what_the_head_of_trl_takes(measured, dtype, scored, width):
+    config = LlamaConfig(**SMALL | {"vocab_size": 32_768, "hidden_size": width})
     needs = estimate_memory(config, batch_size=1, length=scored, supervised=1, dtype=dtype)
-    assert memory.growth_bytes == pytest.approx(needs.logits, rel=0.15)
+    assert measured(growth_of_the_head, dtype, scored, width) == pytest.approx(needs.logits, rel=0.15)
 
 
 def test_large_blocks_are_given_back():
