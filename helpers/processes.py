@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 
@@ -36,28 +40,73 @@ def _stop(process: psutil.Popen) -> None:
             family = psutil.wait_procs(family, timeout=10)[1]
 
 
+@contextmanager
+def memory_of(process: psutil.Popen, interval: float = 0.05) -> Iterator[dict[str, int]]:
+    """Watch the memory (RSS) of a process and of all that it started, every `interval` seconds, until the block ends.
+
+    Yields the highest bytes seen so far: "together" over all of them, and "largest" for one of them alone.
+    """
+    peaks, done = {"together": 0, "largest": 0}, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(interval):
+            held = _bytes_held(process)
+            peaks["together"], peaks["largest"] = max(peaks["together"], sum(held)), max(peaks["largest"], *held)
+
+    thread = threading.Thread(target=watch, name="memory_of", daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bytes_held(process: psutil.Popen) -> list[int]:
+    held = [0]
+    with suppress(psutil.NoSuchProcess):
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error):  # it may end while we look
+                held.append(one.memory_info().rss)
+    return held
+
+
 def run_module(*words: str, folder: str | Path, log: Path, threads: int, show: Callable[[str], None] = print) -> int:
     """Run `python -m WORDS` to its end, call show(line) for every line that it prints, and keep them all in a file.
 
     Returns the bytes of memory (RSS) that all its processes held together at the highest point seen. Raises RuntimeError,
     with the last lines, if it fails.
     """
-    peak = 0
-    with log.open("w", encoding="utf-8") as file, started(*words, folder=folder, threads=threads, output=subprocess.PIPE) as process:
+    with (log.open("w", encoding="utf-8") as file, started(*words, folder=folder, threads=threads, output=subprocess.PIPE) as process,
+          memory_of(process) as peaks):
         for line in process.stdout:
             file.write(line)
             show(line.rstrip())
-            peak = max(peak, _bytes_held(process))
         code = process.wait()
     if code:
         last = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise RuntimeError(f"python -m {words[0]} failed (exit code {code}); all that it printed is in {log}. The last lines:\n{last}")
-    return peak
+    return peaks["together"]
 
 
-def _bytes_held(process: psutil.Popen) -> int:
-    held = 0
-    with suppress(psutil.NoSuchProcess):  # one may end while we look
-        for one in [process, *process.children(recursive=True)]:
-            held += one.memory_info().rss
-    return held
+def free_port() -> int:
+    """Return a port of this computer that nobody uses now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_until_ready(server: psutil.Popen, address: str, log: Path, seconds: float = 120) -> None:
+    """Wait until a server that was started answers at an http address; log: the file to which its output goes.
+
+    Raises RuntimeError if the server ends, TimeoutError if it does not answer in that many seconds.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server has ended (exit code {server.returncode}) before it answered at {address}; all that it printed is in {log}")
+        with suppress(OSError):
+            urlopen(address, timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"the server does not answer at {address} after {seconds:g} s; all that it printed is in {log}")

@@ -11,7 +11,6 @@ budget, by default five times what the course's run took. At the end memory_benc
 memory. On two quiet cores all of it takes about half an hour.
 """
 import argparse
-import contextlib
 import json
 import re
 import statistics
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from helpers.processes import memory_of
 from helpers.whole_files import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,16 +177,12 @@ def product_seconds(rows: int, inner: int, columns: int, left_plain: bool, right
 
 def run_and_watch(command: list[str]) -> tuple[subprocess.CompletedProcess, float]:
     """Run a command; return it and the peak RSS of the largest of its processes, in GB."""
-    peak = 0
     with tempfile.TemporaryFile("w+") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            for one in [process, *process.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):  # it ended in between
-                    peak = max(peak, one.memory_info().rss)
-            time.sleep(0.05)
+        with memory_of(process) as peaks:
+            process.wait()
         output.seek(0)
-        return subprocess.CompletedProcess(command, process.returncode, output.read()), peak / 1e9
+        return subprocess.CompletedProcess(command, process.returncode, output.read()), peaks["largest"] / 1e9
 
 
 def child_trl(budget: float) -> dict:

@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from helpers.processes import run_module, started
+from helpers.processes import free_port, memory_of, run_module, started, wait_until_ready
 
 CHILD = """
 import subprocess, sys, time
@@ -32,10 +32,40 @@ def test_lines_are_shown_and_kept(module, tmp_path):
     assert sorted(log.read_text(encoding="utf-8").splitlines()) == sorted(seen)
 
 
-def test_peak_memory_is_that_of_the_program(module, tmp_path):
-    name = module("x = bytearray(200_000_000)\nimport time\nprint('full', flush=True); time.sleep(0.5)")
+def test_peak_memory_is_seen_between_two_lines(module, tmp_path):
+    name = module("import time\nx = bytearray(200_000_000)\ntime.sleep(0.5)\ndel x\nprint('empty again', flush=True); time.sleep(0.5)")
     peak = run_module(name, folder=tmp_path, log=tmp_path / "log", threads=1, show=lambda line: None)
     assert 200e6 < peak < 300e6
+
+
+FAMILY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "x = bytearray(200_000_000); import time; time.sleep(60)"])
+x = bytearray(100_000_000)
+time.sleep(60)
+"""
+
+
+def test_memory_of_a_family_together_and_of_its_largest(module, tmp_path):
+    with started(module(FAMILY), folder=tmp_path) as process, memory_of(process) as peaks:
+        time.sleep(2)
+    assert 200e6 < peaks["largest"] < 280e6 and 300e6 < peaks["together"] < 400e6
+
+
+def test_a_server_is_waited_for_until_it_answers(module, tmp_path):
+    port = free_port()
+    name = module(f"import time; time.sleep(1)\nfrom http.server import test, SimpleHTTPRequestHandler as one\ntest(one, port={port}, bind='127.0.0.1')")
+    with started(name, folder=tmp_path) as server:
+        wait_until_ready(server, f"http://127.0.0.1:{port}", tmp_path / "log", seconds=20)
+        with pytest.raises(TimeoutError, match="does not answer"):
+            wait_until_ready(server, f"http://127.0.0.1:{free_port()}", tmp_path / "log", seconds=0.5)
+
+
+def test_a_server_that_ends_is_not_waited_for(module, tmp_path):
+    begin = time.monotonic()
+    with started(module("raise SystemExit(3)"), folder=tmp_path) as server, pytest.raises(RuntimeError, match=r"exit code 3.*log"):
+        wait_until_ready(server, f"http://127.0.0.1:{free_port()}", tmp_path / "log", seconds=60)
+    assert time.monotonic() - begin < 20
 
 
 def test_a_failure_tells_its_last_lines_and_where_the_rest_is(module, tmp_path):
