@@ -178,6 +178,14 @@ def test_a_checkpoint_whose_settings_are_not_known_is_kept(tmp_path, whole):
     assert checkpoint is None and "whose settings are not known was here and is kept in run_previous" in sentence
 
 
+def test_a_damaged_checkpoint_is_removed_and_the_whole_one_stays(tmp_path, whole):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-15" / "optimizer.pt").unlink()
+    checkpoint, _ = where_to_begin(make_trainer(tmp_path))
+    assert checkpoint == str(tmp_path / "run" / "checkpoint-12")
+    assert [file.name for file in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
+
+
 class Bomb:
     def __init__(self, path):
         self.path = path
