@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.rendered_edition import build, setting
+from helpers.rendered_edition import VIEW, build, setting, static
 
 FIRST = """# 00 First
 
@@ -121,3 +121,12 @@ def test_settings_of_controls():
     assert setting(choice | {"_model_name": "DropdownModel", "index": None}) == ""
     assert setting({"_model_name": "CheckboxModel", "value": False}) == "False"
     assert setting({"_model_name": "HTMLModel", "value": "<b>x</b>"}) == "" == setting({"_model_name": "ButtonModel"})
+
+
+def test_what_somebody_typed_is_shown_as_text():
+    typed = "<script>alert(1)</script> <b>bold</b>"
+    models = {"box": {"state": {"_model_name": "TextModel", "description": "<i>name</i>", "value": typed}}}
+    [shown] = static(new_output("display_data", {VIEW: {"model_id": "box"}}), models)
+    text = shown.data["text/html"]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;bold&lt;/b&gt;" in text and "&lt;i&gt;name&lt;/i&gt;" in text
+    assert not any(tag in text for tag in ("<script", "<b>bold", "<i>"))
