@@ -71,22 +71,41 @@ def _bytes_held(process: psutil.Popen) -> list[int]:
     return held
 
 
-def run_module(*words: str, folder: str | Path, log: Path, threads: int, show: Callable[[str], None] = print) -> int:
+def run_module(*words: str, folder: str | Path, log: Path, threads: int, show: Callable[[str], None] = print,
+               last: str | None = None, grace: float = 30) -> int:
     """Run `python -m WORDS` to its end, call show(line) for every line that it prints, and keep them all in a file.
 
-    Returns the bytes of memory (RSS) that all its processes held together at the highest point seen. Raises RuntimeError,
-    with the last lines, if it fails.
+    last: what stands in the line with which its work is done; it then has `grace` seconds to end, or is stopped, which is
+    no failure. Returns the bytes of memory (RSS) that all its processes held together at the highest point seen. Raises
+    RuntimeError, with the last lines, if it fails.
     """
     with (log.open("w", encoding="utf-8") as file, started(*words, folder=folder, threads=threads, output=subprocess.PIPE) as process,
-          memory_of(process) as peaks):
+          memory_of(process) as peaks, _stopped_after(grace, process) as clock):
         for line in process.stdout:
             file.write(line)
             show(line.rstrip())
+            if last and last in line and not clock.ident:
+                clock.start()
         code = process.wait()
-    if code:
-        last = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        raise RuntimeError(f"python -m {words[0]} failed (exit code {code}); all that it printed is in {log}. The last lines:\n{last}")
+    if code and not clock.stopped:
+        lines = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
+        raise RuntimeError(f"python -m {words[0]} failed (exit code {code}); all that it printed is in {log}. The last lines:\n{lines}")
     return peaks["together"]
+
+
+@contextmanager
+def _stopped_after(seconds: float, process: psutil.Popen) -> Iterator[threading.Timer]:
+    """Yield a clock that, once it is started, stops the process after so many seconds, unless the block ends before."""
+    def stop() -> None:
+        clock.stopped = True
+        _stop(process)
+
+    clock = threading.Timer(seconds, stop)
+    clock.stopped = False
+    try:
+        yield clock
+    finally:
+        clock.cancel()
 
 
 def free_port() -> int:

@@ -74,6 +74,19 @@ def test_a_failure_tells_its_last_lines_and_where_the_rest_is(module, tmp_path):
         run_module(name, folder=tmp_path, log=tmp_path / "output.log", threads=1, show=lambda line: None)
 
 
+def test_a_program_that_does_not_end_after_its_work_is_stopped_and_is_no_failure(module, tmp_path):
+    name = module("import time\nprint('saved to here', flush=True); print('saved to here', flush=True); time.sleep(60)")
+    begin = time.monotonic()
+    run_module(name, folder=tmp_path, log=tmp_path / "log", threads=1, show=lambda line: None, last="saved to", grace=0.5)
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("source", ["print('saved to here', flush=True); raise SystemExit(3)", "print('lost', flush=True); raise SystemExit(3)"])
+def test_one_that_fails_by_itself_is_a_failure_also_after_its_last_line(module, tmp_path, source):
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        run_module(module(source), folder=tmp_path, log=tmp_path / "log", threads=1, show=lambda line: None, last="saved to")
+
+
 def test_an_interrupt_leaves_no_process_behind(module, tmp_path):
     pids = []
 
