@@ -98,7 +98,8 @@ def plot_fit(fit: Fit) -> Figure:
     axes.text(start, len(names), f" {start:.2f} GB", va="center", weight="bold")
     axes.axvline(fit.memory / 1e9, color="black", linestyle="--")
     axes.set_yticks(range(len(names) + 1), [*names, "total"])
-    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, 1.15 * max(start, fit.memory / 1e9)), title=fit.verdict.splitlines()[0].split(". ")[0].rstrip("."))
+    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, 1.15 * max(start, fit.memory / 1e9)))
+    axes.set_title(fit.verdict.splitlines()[0].split(". ")[0].rstrip("."), y=1)  # to find its place itself takes about 10 ms
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure

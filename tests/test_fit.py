@@ -81,6 +81,15 @@ def test_bars_follow_each_other_up_to_the_total():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("memory", [10**6, 10**9, 10**12])
+@pytest.mark.parametrize("batch_size", [1, 2000])
+def test_nothing_reaches_out_of_the_picture(memory, batch_size):
+    figure = plot_fit(check_fit(LARGE, memory, **SETTINGS | {"batch_size": batch_size}))
+    inside = figure.get_tightbbox()
+    assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= figure.get_figwidth() and inside.y1 <= figure.get_figheight()
+    plt.close(figure)
+
+
 def test_the_second_look_at_a_model_is_quick():
     check_fit(LARGE, 1000, **SETTINGS)
     start = time.process_time()
