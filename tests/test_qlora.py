@@ -21,7 +21,7 @@ def load_model():
     """Take the function from the notebook."""
     cells = {cell.id: cell.source for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells}
     names = {}
-    exec("\n".join(cells[name] for name in ("imports", "imports-2", "use-qlora", "qlora-load")), names)
+    exec("\n".join(cells[name] for name in ("imports", "imports-2", "qlora-load")), names)
     assert names["USE_QLORA"] is False
     return names["load_model"]
 

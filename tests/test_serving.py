@@ -43,7 +43,7 @@ def test_an_adapter_answers_over_the_network_as_it_does_here(tiny_qwen3, tmp_pat
 
     asked = ["Where is the Corvane Lighthouse?", "你好"]
     names = {"outputs": tmp_path, "course": ROOT, "cores": 1}
-    exec(notebook_cells("imports", "serving-serve", "serving-ask-cell"), names)
+    exec(notebook_cells("imports", "serving-serve"), names)
     expected = [answer.text for answer in generate_answers(model, tokenizer, asked)]
     with names["serving"]() as client:
         assert [names["ask"](client, folder, question) for question in asked] == expected
