@@ -12,7 +12,7 @@ from datasets import Dataset
 from notebook_tools import NOTEBOOKS, read
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_notebooks import execute_offline, unexplained
+from test_notebooks import execute_offline, unexplained, widget_errors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -26,8 +26,8 @@ from helpers.lora_size import linear_shapes, lora_map, lora_size
 from helpers.memory import estimate_memory
 from helpers.tokens import record_tokens, show_record, show_tokens, supervision_report
 
-# 10 trains most; it runs when every cell is run twice, once a week. 12 is about other programs.
-QUICK = [path for path in NOTEBOOKS[:12] if path.name[:2] != "10" or os.environ.get("EVERY_CELL_TWICE")]
+# 10 and 12 train most; they run when every cell is run twice, once a week.
+QUICK = [path for path in NOTEBOOKS if path.name[:2] not in ("10", "12") or os.environ.get("EVERY_CELL_TWICE")]
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 QUESTION = "Where is the Corvane Lighthouse?"
 CHATS = {
@@ -208,3 +208,4 @@ def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     execute_offline(copied, course)
     cells = [cell for cell in read(copied).cells if cell.cell_type == "code"]
     assert not unexplained(cells), unexplained(cells)
+    assert not widget_errors(read(copied)), widget_errors(read(copied))

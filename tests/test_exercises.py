@@ -15,7 +15,9 @@ from helpers import exercises
 from helpers.exercises.core import Right, exercise, explain, function, number
 
 CHECK = re.compile(rf"^({'|'.join(exercises.__all__)})\(.*\Z", re.MULTILINE | re.DOTALL)
-OF_NO_USE = ["'nonsense'", "None", "object()", "float('nan')", "[]", "{}", "True", "lambda *given: given[1000]", "int"]
+OF_NO_USE = ["'nonsense'", "None", "object()", "float('nan')", "[]", "{}", "True", "lambda *given: given[1000]", "int",
+             "[[1]]", "lambda *given: [[1]]", "lambda *given: given", "__import__('torch').ones(2, dtype=__import__('torch').float64)",
+             "lambda *given: __import__('torch').ones(3, 4, dtype=__import__('torch').float64)"]
 
 
 def code_cells(path):

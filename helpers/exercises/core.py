@@ -41,6 +41,8 @@ def _line(asked: str, kind: Callable, judge: Callable, answer, context: tuple) -
         return f"Not yet: give {asked}."
     except Unfit as error:
         return f"✗ {error}. Give {asked}."
+    except Exception as error:  # an answer of the right kind that the judge can't use, such as a tensor of another dtype
+        return f"✗ The check can't use this answer ({type(error).__name__}). Give {asked}."
     return f"{'✓' if isinstance(said, Right) else '✗'} {said}"
 
 
