@@ -41,7 +41,7 @@ def _stop(process: psutil.Popen) -> None:
 
 
 @contextmanager
-def memory_of(process: psutil.Popen, interval: float = 0.05) -> Iterator[dict[str, int]]:
+def memory_of(process: psutil.Popen, interval: float = 0.2) -> Iterator[dict[str, int]]:
     """Watch the memory (RSS) of a process and of all that it started, every `interval` seconds, until the block ends.
 
     Yields the highest bytes seen so far: "together" over all of them, and "largest" for one of them alone.
