@@ -33,22 +33,23 @@ def test_lines_are_shown_and_kept(module, tmp_path):
 
 
 def test_peak_memory_is_seen_between_two_lines(module, tmp_path):
-    name = module("import time\nx = bytearray(200_000_000)\ntime.sleep(0.5)\ndel x\nprint('empty again', flush=True); time.sleep(0.5)")
+    name = module("import time\nx = bytearray(200_000_000)\ntime.sleep(1)\ndel x\nprint('empty again', flush=True); time.sleep(0.5)")
     peak = run_module(name, folder=tmp_path, log=tmp_path / "log", threads=1, show=lambda line: None)
     assert 200e6 < peak < 300e6
 
 
 FAMILY = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "x = bytearray(200_000_000); import time; time.sleep(60)"])
+import subprocess, sys
 x = bytearray(100_000_000)
-time.sleep(60)
+child = "x = bytearray(200_000_000); print('both full', flush=True); import time; time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child]).wait()
 """
 
 
 def test_memory_of_a_family_together_and_of_its_largest(module, tmp_path):
-    with started(module(FAMILY), folder=tmp_path) as process, memory_of(process) as peaks:
-        time.sleep(2)
+    with started(module(FAMILY), folder=tmp_path, output=subprocess.PIPE) as process, memory_of(process) as peaks:
+        assert process.stdout.readline() == "both full\n"
+        time.sleep(1)
     assert 200e6 < peaks["largest"] < 280e6 and 300e6 < peaks["together"] < 400e6
 
 
