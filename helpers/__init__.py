@@ -1,7 +1,8 @@
-"""Small helpers of the course "LoRA, step by step". Import them before transformers."""
+"""Small helpers of the course "LoRA, step by step". Import them before torch and transformers."""
 import os
 from pathlib import Path
 
+HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 if "BASE_MODEL" not in os.environ or Path(os.environ["BASE_MODEL"]).expanduser().is_dir():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

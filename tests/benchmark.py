@@ -22,8 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from helpers.processes import memory_of
-from helpers.whole_files import written_whole
+from helpers.tools.processes import memory_of
+from helpers.training.saving import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -32,7 +32,7 @@ RESULT = "RESULT "
 
 
 def load(name):
-    from helpers.dataset import load_sft_jsonl
+    from helpers.data.dataset import load_sft_jsonl
 
     return load_sft_jsonl(DATA / f"{name}.jsonl")
 
@@ -41,14 +41,14 @@ def base_and_tokenizer():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers.base_model import base_model_path
+    from helpers.model.base_model import base_model_path
 
     path = base_model_path()
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
 
 
 def heldout_score(model, tokenizer) -> float:
-    from helpers.answers import generate_answers, score_answers
+    from helpers.ask.answers import generate_answers, score_answers
 
     records = load("heldout")
     answers = generate_answers(model, tokenizer, [record["messages"][0]["content"] for record in records], max_new_tokens=20)
@@ -62,7 +62,7 @@ def make_trainer(kind: str, folder: str, callbacks: list):
     from transformers import TrainingArguments, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.hardware import training_precision
+    from helpers.model.hardware import training_precision
 
     model, tokenizer = base_and_tokenizer()
     set_seed(0)
@@ -110,7 +110,7 @@ def scoring_callback(every: int, budget: float):
 
 
 def child_train(kind: str, budget: float) -> dict:
-    from helpers.memory import PeakMemory
+    from helpers.training.memory import PeakMemory
 
     score = scoring_callback(every=72 if kind == "article" else 12, budget=budget)
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory:
@@ -189,7 +189,7 @@ def child_trl(budget: float) -> dict:
     """Run `trl sft` with its defaults on the same records, and score the adapter that it saves."""
     from peft import PeftModel
 
-    from helpers.base_model import base_model_path
+    from helpers.model.base_model import base_model_path
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
@@ -211,7 +211,7 @@ def child_trl(budget: float) -> dict:
 def child_answers(budget: float) -> dict:
     """Measure the first answer after `import`, and answers in one batch against one at a time."""
     start = time.perf_counter()
-    from helpers.answers import generate_answers
+    from helpers.ask.answers import generate_answers
 
     model, tokenizer = base_and_tokenizer()
     generate_answers(model, tokenizer, ["What is the capital of France?"], max_new_tokens=10)

@@ -4,7 +4,7 @@ import pytest
 from notebook_tools import ROOT
 from tiny_qwen3 import build_tiny_qwen3
 
-from helpers.base_model import base_model_path
+from helpers.model.base_model import base_model_path
 
 TIMES: dict[str, list[tuple[float, str]]] = {}
 
@@ -29,7 +29,7 @@ def make_sft_trainer(tmp_path, tokenizer):
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.hardware import training_precision
+    from helpers.model.hardware import training_precision
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))

@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def source(name: str) -> str:
-    from helpers.base_model import base_model_path
+    from helpers.model.base_model import base_model_path
 
     return base_model_path() if name == "default" else str(ROOT / "data" / "model_configs" / f"{name}.json")
 
@@ -75,8 +75,8 @@ def rows(batch_size: int, length: int, supervised: float, steps: int) -> dict:
 def child(setting: dict) -> int:
     """Train in this process; return the peak RSS in bytes."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-    from helpers.hardware import training_precision
-    from helpers.memory import PeakMemory
+    from helpers.model.hardware import training_precision
+    from helpers.training.memory import PeakMemory
 
     with PeakMemory(interval=0.002) as memory:
         import torch
@@ -130,7 +130,7 @@ def predict(setting: dict):
     """Return the MemoryEstimate of that setting."""
     import torch
 
-    from helpers.memory import estimate_memory
+    from helpers.training.memory import estimate_memory
 
     settings = {key: value for key, value in setting.items() if key not in ("model", "steps")}
     if "dtype" in settings:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from helpers.dataset import load_sft_jsonl
+from helpers.data.dataset import load_sft_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from helpers.data.supervision import IGNORED
 from helpers.exercises.core import Right, exercise, explain, function, number, some_of
-from helpers.supervision import IGNORED
 
 
 @exercise("the number of trained parameters", number)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers.answers import holds_phrase
+from helpers.ask.answers import holds_phrase
 from helpers.exercises.core import Right, choice, exercise, explain, function, instance, number, some_of
-from helpers.steps import training_steps
+from helpers.training.steps import training_steps
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "training_args.bin", "optimizer.pt", "trainer_state.json")
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers.chat import encode_chat
+from helpers.adapter.size import Shapes, linear_shapes, lora_size, select_layers
+from helpers.data.chat import encode_chat
 from helpers.exercises.core import Right, exercise, explain, function, instance, number
-from helpers.lora_size import Shapes, linear_shapes, lora_size, select_layers
-from helpers.steps import training_steps
+from helpers.training.steps import training_steps
 
 Q_AND_V, ATTENTION = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]
 

@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.processes import free_port
+from helpers.tools.processes import free_port
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SETTINGS = {  # of JupyterLab: every cell stays in the page, and nothing is asked of the network

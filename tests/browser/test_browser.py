@@ -8,7 +8,7 @@ import pytest
 from lab import CHROMIUM_FLAGS, COUNT_PICTURES, WATCH, Notebook, jupyter_lab, wait
 from notebook_tools import NOTEBOOKS, ROOT, read
 
-from helpers.base_model import base_model_path
+from helpers.model.base_model import base_model_path
 
 PICTURES = ROOT / "outputs" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

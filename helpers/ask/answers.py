@@ -1,0 +1,135 @@
+"""Ask a model questions, score the answers and show them side by side."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from transformers import TextStreamer
+
+from helpers.data.chat import encode_chat
+
+NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+LETTER = rf"[^\W{NO_SPACES}]"  # a letter or digit of a script that has spaces between words
+
+
+class Answer(NamedTuple):
+    """One answer: its text, and whether the model ended it by itself (with its end-of-turn token)."""
+
+    text: str
+    stopped: bool
+
+
+def generate_answers(model, tokenizer, questions: list[str], max_new_tokens: int = 40, batch_size: int = 16) -> list[Answer]:
+    """Answer each question greedily, in batches; one Answer a question, in the same order.
+
+    Prompts are padded on the left, so that every prompt ends where its answer begins. Questions of like length share a batch.
+    """
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    answers: dict[int, Answer] = {}
+    with _evaluating(model), _padding_left(tokenizer):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start:start + batch_size]
+            answers.update(zip(chosen, _answer_batch(model, tokenizer, [questions[i] for i in chosen], max_new_tokens), strict=True))
+    return [answers[i] for i in range(len(questions))]
+
+
+def stream_answer(model, tokenizer, question: str, show: Callable[[str], None], max_new_tokens: int = 40,
+                  temperature: float = 0.0) -> Answer:
+    """Answer one question, and call show(text so far) after every new word. Returns the Answer.
+
+    With temperature 0 each token is the likeliest; above, it is drawn at random, the more freely the higher it is.
+    Raises ValueError for a blank question and for a temperature below 0.
+    """
+    if not question.strip() or temperature < 0:
+        raise ValueError("question is blank: type one" if temperature >= 0 else f"temperature is {temperature}: give 0 or more")
+    how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with _evaluating(model), _padding_left(tokenizer):
+        return _answer_batch(model, tokenizer, [question], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
+
+
+class _WordByWord(TextStreamer):
+    """Hand on the answer so far, without the prompt and the control tokens."""
+
+    def __init__(self, tokenizer, show: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._text, self._show = "", show
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._text += text
+        self._show(_whole(self._text))
+
+
+@torch.inference_mode()
+def _answer_batch(model, tokenizer, questions, max_new_tokens, do_sample=False, **how):
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    batch = encode_chat(tokenizer, chats, add_generation_prompt=True, padding=True, return_tensors="pt").to(model.device)
+    out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
+                         pad_token_id=tokenizer.pad_token_id, **how)
+    new = out[:, batch["input_ids"].shape[1]:]
+    ends = model.generation_config.eos_token_id
+    ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
+    return [Answer(_whole(tokenizer.decode(row, skip_special_tokens=True)), bool(torch.isin(row, ends).any())) for row in new]
+
+
+def _whole(text: str) -> str:
+    """Return the text without the half of a character with which an answer ends that was cut off."""
+    return text.rstrip("\ufffd").strip()
+
+
+@contextmanager
+def _evaluating(model):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _padding_left(tokenizer):
+    side, tokenizer.padding_side = tokenizer.padding_side, "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = side
+
+
+def score_answers(answers: list[Answer], key_phrases: list[str]) -> list[bool]:
+    """Say for each answer whether it holds its key phrase as whole words, ignoring upper and lower case.
+
+    Raises ValueError when the two lists differ in length.
+    """
+    return [holds_phrase(answer.text, key) for answer, key in zip(answers, key_phrases, strict=True)]
+
+
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Say whether the text holds the phrase as whole words: "Au" is not in "because".
+
+    In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
+    their endings, without spaces.
+    """
+    return re.search(rf"(?<!{LETTER}){re.escape(phrase.casefold())}(?!{LETTER})", text.casefold()) is not None
+
+
+def compare_answers(questions: list[str], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):
+    """Return a styled table: a row a question, a column for each named list of answers; right ones have a green edge and a tick.
+
+    Text from models and files is escaped.
+    """
+    columns = {"question": questions}
+    for name, given in answers.items():
+        right = score_answers(given, key_phrases) if key_phrases else [None] * len(given)
+        columns[name] = [_mark(answer, ok) for answer, ok in zip(given, right, strict=True)]
+    style = pd.DataFrame(columns).style.format(escape="html").hide(axis="index")
+    style = style.set_properties(**{"text-align": "left", "white-space": "normal", "vertical-align": "top", "max-width": "22em"})
+    return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+
+
+def _mark(answer: Answer, right: bool | None) -> str:
+    sign = {None: "", True: "✓ ", False: "✗ "}[right]
+    return sign + answer.text + ("" if answer.stopped else " … (did not stop)")

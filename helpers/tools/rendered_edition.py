@@ -1,0 +1,105 @@
+"""Build the rendered edition, the executed course as pages that need neither a network nor Jupyter.
+
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+VIEW, STATE = (f"application/vnd.jupyter.widget-{part}+json" for part in ("view", "state"))
+STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :is(p, li) { max-width: 52em }
+.jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }</style></head>"""
+
+
+def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> None:
+    """Write index.html and a page for every notebook below `notebooks` into `folder`."""
+    rows = []
+    for path in sorted(notebooks.rglob("[0-9][0-9]_*.ipynb")):
+        place = path.relative_to(notebooks)
+        notebook = nbformat.read(path, as_version=4)
+        if executed and (executed / place).exists() and sources(nbformat.read(executed / place, 4)) == sources(notebook):
+            notebook = nbformat.read(executed / place, as_version=4)
+        else:
+            print(f"running {place}", flush=True)
+            NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
+        without_widgets(notebook)
+        write_page(notebook, folder / place.with_suffix(".html"), path.parent)
+        if len(place.parts) == 1:
+            rows.append(index_row(notebook, place))
+    table = ["| notebook | what it promises | minutes |", "| --- | --- | --- |", *rows]
+    text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table)
+    write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / "index.html", notebooks)
+
+
+def sources(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the text of every cell, by which an executed notebook is recognized as the present one."""
+    return [cell.source for cell in notebook.cells]
+
+
+def index_row(notebook: nbformat.NotebookNode, place: Path) -> str:
+    """Return a notebook's line in the index, from its first cell: title, promise, minutes."""
+    first = notebook.cells[0].source
+    title, promise = [line for line in first.splitlines() if line.strip()][:2]
+    minutes = re.search(r"About (\d+) minutes", first)
+    return f"| [{title.removeprefix('# ')}]({place}) | {promise} | {minutes[1] if minutes else ''} |"
+
+
+def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path) -> None:
+    """Write one page; links to notebooks become links to pages, and scripts, which nbconvert takes from the web, go."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"(\]\((?!https?:)[^)\s]+)\.ipynb", r"\1.html", cell.source)
+    # embed_images must stay off: it ends a <details> at the first blank line, so the hints would be open
+    exporter = HTMLExporter(template_name="lab", exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", STYLE, 1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8")
+
+
+def without_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Put in each widget's place what it shows: the settings of its controls in a line, and its output below."""
+    models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [shown for output in cell.outputs for shown in static(output, models)]
+
+
+def static(output: nbformat.NotebookNode, models: dict) -> list[nbformat.NotebookNode]:
+    """Return an output as it is, or what stands for the widget in it."""
+    if VIEW not in output.get("data", {}):
+        return [output]
+    parts = list(descendants(output.data[VIEW]["model_id"], models))
+    settings = [f"{html.escape(part['description'])} <b>{html.escape(setting(part))}</b>" for part in parts
+                if part.get("description") and setting(part)]
+    texts = ["In JupyterLab these can be changed: " + ", ".join(settings)] if settings else []
+    texts += [" ".join(part["value"] for part in parts if part["_model_name"] == "HTMLModel")]
+    shown = [new_output("display_data", {"text/html": f"<div>{text}</div>"}) for text in texts if text]
+    return shown + [nbformat.from_dict(each) for part in parts for each in part.get("outputs", [])]
+
+
+def descendants(model: str, models: dict) -> Iterator[dict]:
+    """Yield the state of a widget and of all widgets inside it."""
+    state = models.get(model, {}).get("state", {"_model_name": ""})
+    yield state
+    for child in state.get("children", []):
+        yield from descendants(child.removeprefix("IPY_MODEL_"), models)
+
+
+def setting(state: dict) -> str:
+    """Return what a control is set to, as text; nothing for what is not a control."""
+    if "_options_labels" in state:
+        chosen = state["index"]
+        places = chosen if isinstance(chosen, list | tuple) else [chosen]
+        return ", ".join(state["_options_labels"][place] for place in places if place is not None)
+    return "" if state["_model_name"] == "HTMLModel" else str(state.get("value", ""))

@@ -1,0 +1,100 @@
+"""Say whether a fine-tune fits in this machine's memory, and which change is the cheapest that makes it fit."""
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import psutil
+import torch
+from matplotlib.figure import Figure
+
+from helpers.training.memory import MemoryEstimate, estimate_memory, read_config
+
+GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
+       "which nobody can predict here.")
+QLORA = "QLoRA (needs a GPU)"
+COLOURS = ("#8C8C8C", "#4C78A8", "#B279A2", "#9D755D", "#E45756", "#F58518", "#54A24B", "#BAB0AC")
+
+
+class Fit(NamedTuple):
+    """What a fine-tune needs, the memory there is, and what that means in words."""
+
+    needs: MemoryEstimate
+    memory: int
+    verdict: str
+
+
+def check_fit(config, memory: int | None = None, models: dict | None = None, **settings) -> Fit:
+    """Return the Fit of a fine-tune of `config` with the settings of `estimate_memory`.
+
+    memory: bytes to compare with, by default what is free now. models: names and configurations that may be suggested
+    instead.
+    """
+    config = read_config(config)  # once: it takes longer than an estimate
+    needs = estimate_memory(config, **settings)
+    memory = psutil.virtual_memory().available if memory is None else memory
+    verdict = f"It fits: {needs.total / 1e9:.1f} GB needed, {memory / 1e9:.1f} GB there."
+    if needs.total > memory:
+        verdict = f"It does not fit: {needs.total / 1e9:.1f} GB needed, {memory / 1e9:.1f} GB there. " + _advice(config, memory, models or {}, settings)
+    return Fit(needs, memory, verdict + (f"\n{GPU}" if settings.get("method") == "qlora" else ""))
+
+
+def changes(settings: dict) -> list[tuple[str, dict]]:
+    """Return what can be changed to save memory, the cheapest first: a text, and the settings that it changes."""
+    batch, length, method = settings.get("batch_size", 4), settings.get("length", 64), settings.get("method", "lora")
+    found = [(f"batch size 1 with accumulation {batch} (the same result)", {"batch_size": 1})] if batch > 1 else []
+    if not settings.get("checkpointing", False):
+        found.append(("gradient checkpointing (about a third more time)", {"checkpointing": True}))
+    if method == "full":
+        found.append(("LoRA instead of full fine-tuning", {"method": "lora"}))
+    if length > 64:
+        found.append((f"records of at most {length // 2} tokens", {"length": length // 2}))
+    if settings.get("dtype", torch.float32).itemsize > 2:
+        found.append(("bfloat16 (slow on most CPUs)", {"dtype": torch.bfloat16}))
+    if method != "qlora":
+        found.append((QLORA, {"method": "qlora", "dtype": torch.bfloat16}))
+    return found
+
+
+def _advice(config, memory: int, models: dict, settings: dict) -> str:
+    """Return in words the fewest and cheapest changes that make it fit, those that need a GPU last; else a smaller model."""
+    options = changes(settings)
+    sets = [chosen for count in range(1, len(options) + 1) for chosen in combinations(options, count)]
+    for chosen in sorted(sets, key=lambda chosen: any(QLORA in text for text, _ in chosen)):
+        total = estimate_memory(config, **settings | _together(chosen)).total
+        if total <= memory:
+            return f"Cheapest change: {' and '.join(text for text, _ in chosen)}; then {total / 1e9:.1f} GB."
+    least = settings | _together([option for option in options if QLORA not in option[0]])
+    models = {name: read_config(model) for name, model in models.items()}
+    for texts, other in (("", settings), (" with all that saves memory on a CPU", least)):
+        sizes = {name: estimate_memory(model, **other).total for name, model in models.items()}
+        fitting = {name: total for name, total in sizes.items() if total <= memory}
+        if fitting:
+            largest = max(fitting, key=fitting.get)
+            return f"No setting helps; the largest model that fits is {largest}{texts}: {fitting[largest] / 1e9:.1f} GB."
+    return "Neither another setting nor one of these models fits: close other programs, or use a larger machine."
+
+
+def _together(chosen) -> dict:
+    return {name: value for _, change in chosen for name, value in change.items()}
+
+
+def plot_fit(fit: Fit) -> Figure:
+    """Draw the parts of a Fit as bars, one after the other, against the memory there is."""
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.91)  # a layout engine would draw everything twice
+    names, start = list(fit.needs._fields), 0.0
+    for row, (size, colour) in enumerate(zip(fit.needs, COLOURS, strict=True)):
+        axes.barh(row, size / 1e9, left=start, color=colour)
+        start += size / 1e9
+        axes.text(start, row, f" {size / 1e9:.2f}", va="center")
+    axes.barh(len(names), start, color="black")
+    axes.text(start, len(names), f" {start:.2f} GB", va="center", weight="bold")
+    axes.axvline(fit.memory / 1e9, color="black", linestyle="--")
+    axes.set_yticks(range(len(names) + 1), [*names, "total"])
+    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, 1.15 * max(start, fit.memory / 1e9)))
+    axes.set_title(fit.verdict.splitlines()[0].split(". ")[0].rstrip("."), y=1)  # to find its place itself takes about 10 ms
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from helpers.ask.answers import Answer, compare_answers, generate_answers, holds_phrase, score_answers, stream_answer
+from helpers.model.base_model import base_model_path
+
+QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lighthouse, and who keeps it in winter?", "What is 3 + 4?"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base_model_path(), dtype=torch.float32)
+
+
+def one_by_one(model, tokenizer, question, max_new_tokens):
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
+                                           return_tensors="pt", return_dict=True)
+    output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    return tokenizer.decode(output, skip_special_tokens=True).strip(), tokenizer.eos_token_id in output.tolist()
+
+
+def test_a_padded_batch_gives_the_answers_that_transformers_gives_one_by_one(model, tokenizer):
+    answers = generate_answers(model, tokenizer, QUESTIONS, max_new_tokens=12)
+    assert [tuple(answer) for answer in answers] == [one_by_one(model, tokenizer, question, 12) for question in QUESTIONS]
+    assert answers[0].stopped and "Paris" in answers[0].text
+    assert not answers[1].stopped
+
+
+def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
+    side = tokenizer.padding_side
+    model.train()
+    generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=2)
+    assert model.training and tokenizer.padding_side == side
+    model.eval()
+
+
+@pytest.mark.parametrize(("text", "phrase", "holds"), [
+    ("The symbol is Au.", "Au", True), ("It is gold because ...", "Au", False), ("On OSK ISLAND", "Osk Island", True),
+    ("It is 41 metres tall", "41 metres", True), ("It is 141 metres tall", "41 metres", False), ("in 1873.", "1873", True),
+    ("Aurora borealis", "Au", False), ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False),
+    ("它在灯塔上。", "灯塔", True), ("它在灯上。", "灯塔", False), ("高41米", "41米", True), ("高141米", "41米", False),
+    ("金Au很贵", "Au", True), ("東京タワーです", "東京タワー", True), ("สวัสดีครับ", "สวัสดี", True), ("القاهرة.", "القاهرة", True),
+    ("القاهرةx", "القاهرة", False), ("등대입니다", "등대", True), ("등대.", "등대", True), ("a 🐐!", "🐐", True)])
+def test_key_phrases_are_whole_words(text, phrase, holds):
+    assert holds_phrase(text, phrase) is holds
+
+
+def test_scores_are_in_order_and_refuse_lists_of_different_length():
+    answers = [Answer("on Osk Island", True), Answer("no idea", True)]
+    assert score_answers(answers, ["Osk Island", "1873"]) == [True, False]
+    with pytest.raises(ValueError, match="zip"):
+        score_answers(answers, ["Osk Island"])
+
+
+def test_the_table_marks_and_escapes():
+    answers = {"base": [Answer("<script>alert(1)</script>", False)], "tuned": [Answer("Osk Island", True)]}
+    page = compare_answers(["<b>where</b>?"], answers, ["Osk Island"]).to_html()
+    assert "<script>" not in page and "<b>where" not in page
+    assert "✗ &lt;script&gt;" in page and "✓ Osk Island" in page and "did not stop" in page
+
+
+def test_a_streamed_answer_grows_and_is_the_greedy_one(model, tokenizer):
+    shown = []
+    answer = stream_answer(model, tokenizer, QUESTIONS[0], shown.append, max_new_tokens=12)
+    assert answer == generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=12)[0]
+    assert shown[-1] == answer.text and len(set(shown)) > 3
+    assert all(later.startswith(earlier) for earlier, later in zip(shown, shown[1:], strict=False))
+
+
+def test_an_answer_that_is_cut_ends_with_a_whole_character(model, tokenizer):
+    question, shown = "中国的首都叫什么?", []
+    raw = [one_by_one(model, tokenizer, question, length)[0] for length in range(6, 9)]
+    assert any(text.endswith("\ufffd") for text in raw)  # cut within a character
+    cut = [generate_answers(model, tokenizer, [question], max_new_tokens=length)[0].text for length in range(6, 9)]
+    assert cut == [text.rstrip("\ufffd").strip() for text in raw]
+    assert stream_answer(model, tokenizer, question, shown.append, max_new_tokens=8).text == shown[-1] == cut[-1]
+
+
+def test_temperature_makes_answers_vary(model, tokenizer):
+    def answers(temperature):
+        torch.manual_seed(0)
+        return {stream_answer(model, tokenizer, "Tell me a story.", print, 8, temperature).text for _ in range(3)}
+
+    assert len(answers(0.0)) == 1 and len(answers(1.5)) == 3 and answers(1.5) == answers(1.5)
+
+
+@pytest.mark.parametrize(("question", "temperature", "message"), [(" ", 0, "blank"), ("Where?", -1, "temperature is -1")])
+def test_what_cannot_be_asked_is_refused(model, tokenizer, question, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        stream_answer(model, tokenizer, question, print, temperature=temperature)

@@ -1,0 +1,352 @@
+import json
+import random
+import re
+import warnings
+from html.parser import HTMLParser
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from notebook_tools import FOLDER
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from helpers.ask.answers import Answer, compare_answers
+from helpers.data.dataset import DatasetError, leaked_questions, load_sft_jsonl, words
+from helpers.data.own_data import MOST_EPOCHS, MOST_HELD_OUT, STEPS, fact_groups, suggest_settings, suggest_split
+from helpers.data.supervision import supervision_report
+from helpers.page.labels import plot_labels
+from helpers.page.report import write_report
+
+
+def record(question, answer, system=None):
+    turns = [("user", question), ("assistant", answer)]
+    return {"messages": [{"role": role, "content": text} for role, text in ([("system", system)] if system else []) + turns]}
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "我的 data.jsonl"
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
+    return path
+
+
+USER, ASSISTANT = record("灯塔在哪里?", "在奥斯克岛 🐐")["messages"]
+THREE_FORMS = {
+    "messages": {"messages": [USER, ASSISTANT]},
+    "prompt/completion": {"prompt": "灯塔在哪里?", "completion": "在奥斯克岛 🐐"},
+    "prompt/completion of messages": {"prompt": [USER], "completion": [ASSISTANT]},
+    "a text and messages": {"prompt": "灯塔在哪里?", "completion": [ASSISTANT]},
+    "alpaca": {"instruction": "灯塔在哪里?", "input": "", "output": "在奥斯克岛 🐐"},
+    "alpaca without input": {"instruction": "灯塔在哪里?", "output": "在奥斯克岛 🐐"},
+    "alpaca, null input": {"instruction": "灯塔在哪里?", "input": None, "output": "在奥斯克岛 🐐"},
+}
+
+
+@pytest.mark.parametrize("form", THREE_FORMS)
+def test_every_form_becomes_messages_and_other_keys_stay(tmp_path, form):
+    path = write(tmp_path, THREE_FORMS[form] | {"key_phrase": "岛"})
+    assert load_sft_jsonl(path, convert=True) == [{"messages": [USER, ASSISTANT], "key_phrase": "岛"}]
+
+
+def test_an_input_follows_its_instruction_and_a_system_message_its_place(tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    path = write(tmp_path, {"instruction": "ترجم", "input": "منارة", "output": "lighthouse"},
+                 {"prompt": [system, USER], "completion": [ASSISTANT], "input": "an odd key"})
+    first, second = load_sft_jsonl(path, convert=True)
+    assert first == record("ترجم\n\nمنارة", "lighthouse")
+    assert second == {"messages": [system, USER, ASSISTANT], "input": "an odd key"}
+
+
+COLUMN_FAULTS = {
+    "number": ({"prompt": "a", "completion": 41}, 'the column "completion" is 41, not text'),
+    "null": ({"instruction": None, "output": "b"}, 'the column "instruction" is null'),
+    "list in alpaca": ({"instruction": [USER], "output": "b"}, 'the column "instruction" is [{'),
+    "blank": ({"prompt": "a", "completion": " "}, 'the column "completion" is blank'),
+    "no answer": ({"prompt": "a"}, 'the column "completion" is missing'),
+    "no question": ({"output": "b"}, 'the column "instruction" is missing'),
+    "odd input": ({"instruction": "a", "input": 3, "output": "b"}, 'the column "input" is 3'),
+    "answer by the user": ({"prompt": [USER], "completion": [USER]}, "no assistant"),
+    "two answers": ({"prompt": [USER, ASSISTANT], "completion": "b"}, "user, assistant, assistant"),
+    "no message": ({"prompt": ["a"], "completion": "b"}, "message 1 is not an object"),
+    "another tool's": ({"conversations": []}, "ShareGPT"),
+    "none of them": ({"text": "a"}, '"messages" is missing'),
+    "half an emoji": (record("a", "\ud83d"), "the content of message 2 holds half a character"),
+}
+
+
+@pytest.mark.parametrize("name", COLUMN_FAULTS)
+def test_a_fault_in_a_column_is_named_in_one_sentence_with_file_and_line(tmp_path, name):
+    line, expected = COLUMN_FAULTS[name]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(json.dumps(each) for each in (THREE_FORMS["alpaca"], line)))
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(path, convert=True)
+    assert str(error.value).startswith(f"{path}:2: ") and expected in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["prompt/completion", "alpaca"])
+def test_without_convert_the_sentence_says_how_to_read_them(tmp_path, form):
+    with pytest.raises(DatasetError, match="convert=True"):
+        load_sft_jsonl(write(tmp_path, THREE_FORMS[form]))
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("Where is it?", "WHERE is … it", True), ("北京。", "北京", True), ("القاهرة؟", "القاهرة", True), ("ＡＢＣ", "abc", True),
+    ("का", "की", False), ("👍", "👎", False), ("?", "!", False), ("北京", "东京", False), ("C", "D", False)])
+def test_words_are_compared_in_any_script(one, other, same):
+    assert (words(one) == words(other)) is same
+    assert bool(leaked_questions([record(one, "a")], [record(other, "a")])) is same
+
+
+PHRASINGS = [record(f"{ask} {thing}?", f"The {thing} is {thing}-like.") for thing in "abcdef" for ask in ("What is", "Describe", "Tell me of")]
+
+
+def shuffled(records, seed):
+    return random.Random(seed).sample(records, len(records))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_phrasings_of_one_fact_stay_on_one_side(seed):
+    split = suggest_split(shuffled(PHRASINGS, seed), seed=seed)
+    answers = [{each["messages"][-1]["content"] for each in part} for part in (split.train, split.heldout)]
+    assert not answers[0] & answers[1] and len(split.heldout) == 3
+    assert sorted(map(str, split.train + split.heldout)) == sorted(map(str, PHRASINGS))
+    assert not leaked_questions(split.train, split.heldout)
+    assert "15 records to train on, 3 held out: 1 of 6 groups" in split.note
+
+
+def test_a_seed_repeats_its_split_and_another_one_differs():
+    assert suggest_split(PHRASINGS, seed=3) == suggest_split(PHRASINGS, seed=3)
+    assert len({str(suggest_split(PHRASINGS, seed=seed).heldout) for seed in range(6)}) > 2
+
+
+def test_groups_join_what_shares_a_question_or_an_answer_however_it_is_written():
+    records = [record("Where?", "On Osk."), record("At which place?", "on osk"), record("WHERE", "Osk Island"), record("谁?", "On Osk"),
+               record("Who?", "Nell"), record("Who?", "Nobody", system="On Osk."), record("Why?", "On Osk, so.")]
+    assert fact_groups(records) == [[0, 1, 2, 3], [4, 5], [6]]
+    assert fact_groups(records, by="question") == [[0, 2], [1], [3], [4, 5], [6]]
+
+
+def test_where_each_record_is_its_own_fact_a_fifth_is_held_out_and_never_more_than_the_most():
+    def facts(number):
+        return [record(f"question {i}", f"answer {i}") for i in range(number)]
+
+    assert [len(suggest_split(facts(number)).heldout) for number in (10, 24, 100, 2000)] == [2, 5, 20, MOST_HELD_OUT]
+    assert len(suggest_split(facts(50), share=0.5).heldout) == 25
+
+
+def test_groups_larger_than_the_share_still_leave_one_held_out():
+    records = [record(f"question {i} {j}", f"answer {i}") for i in range(4) for j in range(10 + i)]
+    assert {each["messages"][-1]["content"] for each in suggest_split(records).heldout} == {"answer 0"}
+
+
+def test_a_tiny_file_is_trained_on_as_a_whole():
+    split = suggest_split(PHRASINGS[:9])
+    assert split.train == PHRASINGS[:9] and not split.heldout
+    assert split.note.startswith("9 records are too few") and "\n" not in split.note
+
+
+def test_labels_are_split_by_question():
+    labels = [record(f"Is {number} even?", "no" if number % 2 else "yes") for number in range(40)]
+    split = suggest_split(labels)
+    assert split.train == labels and not split.heldout and 'by="question"' in split.note
+    assert len(suggest_split(labels, by="question").heldout) == 8
+    same = suggest_split([record("Hello?", f"Hi {number}.") for number in range(12)], by="question")
+    assert not same.heldout and "write more that differ" in same.note
+
+
+def described(name="Qwen3-0.6B", **changes):
+    """Return a model with real shapes and no numbers."""
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(FOLDER.parent / "data" / "model_configs" / f"{name}.json", **changes)
+        return AutoModelForCausalLM.from_config(config)
+
+
+SMALL = described()
+
+
+def chosen(records, tokenizer, model=SMALL):
+    return suggest_settings(records, tokenizer, model)["value"].to_dict()
+
+
+def rows_of(records):
+    return [{"prompt": each["messages"][:-1], "completion": each["messages"][-1:]} for each in records]
+
+
+@pytest.mark.parametrize("number", [1, 3, 19, 45])
+def test_the_trainer_takes_the_suggested_steps_and_cuts_nothing(make_sft_trainer, tokenizer, number):
+    records = [record(f"问题 {i}" + "灯" * i, f"answer {i}") for i in range(number)]
+    settings = chosen(records, tokenizer)
+    steps = settings.pop("steps")
+    trainer = make_sft_trainer(rows_of(records), disable_tqdm=True, save_strategy="no", **settings)
+    report = supervision_report(trainer, records)
+    assert report.cut_answers == report.dropped_rows == 0
+    assert max(len(row["input_ids"]) for row in trainer.train_dataset) <= settings["max_length"]
+    trainer.train()
+    assert trainer.state.global_step == steps
+
+
+@pytest.mark.parametrize(("number", "epochs"), [(4, MOST_EPOCHS), (16, MOST_EPOCHS), (20, 8), (40, 4), (155, 2), (160, 1), (5000, 1)])
+def test_epochs_make_enough_steps_and_not_too_many(tokenizer, number, epochs):
+    settings = chosen([record(f"q {i}", "a") for i in range(number)], tokenizer)
+    assert settings["num_train_epochs"] == epochs
+    assert settings["steps"] == -(-number // 4) * epochs and (settings["steps"] >= STEPS or epochs == MOST_EPOCHS)
+
+
+def test_long_records_come_in_smaller_batches_and_too_long_ones_are_counted(tokenizer):
+    batches = [(chosen([record("word " * length, "a")], tokenizer)) for length in (400, 700, 1500)]
+    assert [settings["per_device_train_batch_size"] for settings in batches] == [4, 2, 1]
+    assert [settings["gradient_accumulation_steps"] for settings in batches] == [1, 2, 4]
+    many = [record("word " * 600, "a")] * 2 + [record("short", "a")]
+    longest = suggest_settings(many, tokenizer, described(max_position_embeddings=512)).loc["max_length"]
+    assert longest["value"] == 512 and "2 longer" in longest["reason"]
+
+
+def test_the_rate_follows_the_size_of_the_model_and_every_setting_has_its_reason(tokenizer):
+    records = PHRASINGS[:6]
+    models = [described(f"Qwen3-{size}") for size in ("0.6B", "1.7B", "4B")]
+    assert [chosen(records, tokenizer, model)["learning_rate"] for model in models] == [1e-3, 2e-4, 2e-4]
+    table = suggest_settings(records, tokenizer, SMALL)
+    assert list(table) == ["value", "reason"] and table["reason"].str.len().min() > 20
+    with pytest.raises(ValueError, match="no record"):
+        suggest_settings([], tokenizer, SMALL)
+
+
+HOSTILE = '<script>alert(1)</script><img src="https://example.org/x.png" onerror="alert(2)">'
+
+
+class Page(HTMLParser):
+    """Read a page as a browser does: its tags with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def picture():
+    figure = Figure()
+    figure.subplots().plot([2, 1], label="loss")
+    return figure
+
+
+@pytest.fixture
+def page(tmp_path):
+    answers = {"before": [Answer("在北京", False)], "after": [Answer(f"القاهرة 🐐 {HOSTILE}", True)]}
+    parts = {"Data": [f"灯塔 {HOSTILE}", 24], "Settings": pd.DataFrame({"reason": [HOSTILE + "long " * 40]}, index=[HOSTILE]),
+             "Loss": picture(), "Answers": compare_answers([HOSTILE], answers, ["北京"]), HOSTILE: "end"}
+    path = write_report(tmp_path / "报告" / "report.html", f"My run {HOSTILE}", parts)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_report_holds_every_part_and_escapes_it(page):
+    assert [tag for tag, _ in page.tags].count("h2") == 5
+    for text in ("24", "灯塔", "✓ 在北京", "القاهرة 🐐", "did not stop", "long " * 39, "My run <script>"):
+        assert text in page.text
+    assert page.text.count("<script>alert(1)</script>") >= 7
+
+
+def test_the_report_has_no_script_and_needs_no_network(page):
+    assert "script" not in {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert not any(name.startswith("on") or name in ("href", "srcset") for name in attributes)
+        assert attributes.get("src", "data:").startswith("data:")
+    assert [attributes["src"][:22] for tag, attributes in page.tags if tag == "img"] == ["data:image/png;base64,"]
+    policy = next(attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'") and "script" not in policy
+
+
+def test_a_report_that_fails_leaves_the_one_before(tmp_path):
+    class Broken:
+        def _repr_html_(self):
+            raise RuntimeError("no table")
+
+    path = write_report(tmp_path / "report.html", "first", {})
+    with pytest.raises(RuntimeError, match="no table"):
+        write_report(path, "second", {"part": Broken()})
+    assert "first" in path.read_text(encoding="utf-8") and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture
+def own_fonts_only(monkeypatch):
+    """Leave matplotlib the fonts that it brings along, as on a machine without others."""
+    fonts = font_manager.fontManager
+    monkeypatch.setattr(fonts, "ttflist", [font for font in fonts.ttflist if "mpl-data" in font.fname])
+    with plt.rc_context():
+        yield fonts
+
+
+def draw(labels):
+    """Draw the labels; any warning of matplotlib, such as one of a missing glyph, is an error."""
+    figure = Figure()
+    axes = figure.subplots()
+    axes.barh(range(len(labels)), 1, tick_label=labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(BytesIO())
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def make_font(path, name, characters):
+    """Write a font that has a square for each of the characters."""
+    pen, builder = TTGlyphPen(None), FontBuilder(1000, isTTF=True)
+    for place, corner in enumerate([(50, 0), (50, 700), (750, 700), (750, 0)]):
+        (pen.lineTo if place else pen.moveTo)(corner)
+    pen.closePath()
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(char): "square" for char in characters})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "square": (800, 50)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_the_check_itself_sees_a_missing_glyph(own_fonts_only):
+    with pytest.raises(UserWarning, match="missing from font"):
+        draw(["灯塔"])
+
+
+def test_labels_without_a_font_become_numbers_and_a_sentence_says_why(own_fonts_only):
+    labels, note = plot_labels(["Where?", "灯塔", "أين المنارة؟", "a goat 🐐"])
+    assert draw(labels) == ["Where?", "record 1", "أين المنارة؟", "record 3"]
+    assert "灯" in note and "🐐" in note and "أ" not in note and re.fullmatch(r"[^\n]+ Install a font [^\n]+", note)
+
+
+def test_an_installed_font_is_found_and_used(own_fonts_only, tmp_path):
+    make_font(tmp_path / "han.ttf", "Han for a test", "灯塔")
+    make_font(tmp_path / "goat.ttf", "Goats for a test", "🐐")
+    for file in ("han.ttf", "goat.ttf"):
+        own_fonts_only.addfont(tmp_path / file)
+    labels, note = plot_labels(["灯塔 and 🐐", "岛", "👨\u200d🐐"])
+    assert draw(labels) == ["灯塔 and 🐐", "record 1", "record 2"] and "岛" in note
+    assert {"Han for a test", "Goats for a test"} <= set(plt.rcParams["font.family"])
+    assert plot_labels(["塔灯", "plain"]) == (["塔灯", "plain"], "")
+
+
+@pytest.mark.parametrize(("text", "label"), [("from $5 to $6", r"from \$5 to \$6"), ("two\nlines\there", "two lines here"), ("", "")])
+def test_a_text_is_no_formula_and_one_line(own_fonts_only, text, label):
+    labels, note = plot_labels([text])
+    assert (labels, note) == ([label], "") and draw(labels) == [label]
+
+
+def test_plain_text_leaves_the_fonts_as_they_are(own_fonts_only):
+    before = list(plt.rcParams["font.family"])
+    plot_labels(["Where is it?", "naïve café"])
+    assert plt.rcParams["font.family"] == before

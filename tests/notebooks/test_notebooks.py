@@ -1,0 +1,132 @@
+"""Run every notebook with nbmake: alone, with empty outputs, without a network, and its cells twice in one kernel.
+
+A notebook is run from top to bottom and then once more. Where cells train for long (their tag is "long"), every other
+cell is run twice in a row instead, so that they train once; EVERY_CELL_TWICE=1 repeats those notebooks whole as well.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from datetime import datetime
+from functools import cache
+
+import nbformat
+import pytest
+from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read
+
+from helpers.model.base_model import base_model_path
+
+# A new network namespace has no way out; its loopback is needed by the kernel's own sockets.
+OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+ONE_CELL_SECONDS = 600
+SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
+AGAIN = "-again"
+EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
+
+
+@cache
+def offline_prefix() -> tuple[str, ...]:
+    """Return what cuts a command off the network; nothing where this system can't (Windows, macOS)."""
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        return ()
+    return tuple(OFFLINE) if subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 else ()
+
+
+def test_the_network_is_really_cut_off():
+    if not offline_prefix():
+        assert not os.environ.get("CI"), "CI must run the notebooks without a network: it needs unshare and ip"
+        pytest.skip("this system can't cut a process off the network (it takes Linux with unshare and ip)")
+    connect = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=3)"
+    assert subprocess.run([*offline_prefix(), sys.executable, "-c", connect], capture_output=True).returncode
+
+
+def doubled(path):
+    """Return the notebook with its cells twice, as the first lines of this file say."""
+    notebook = read(path)
+    again = deepcopy(notebook.cells)
+    for cell in again:
+        cell.id += AGAIN
+    if os.environ.get("EVERY_CELL_TWICE") or not any(trains_for_long(cell) for cell in again):
+        notebook.cells += again
+    else:
+        pairs = zip(notebook.cells, again, strict=True)
+        notebook.cells = [copy for pair in pairs for copy in (pair[:1] if trains_for_long(pair[0]) else pair)]
+    return notebook
+
+
+def trains_for_long(cell) -> bool:
+    return "long" in cell.metadata.get("tags", [])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_alone_offline_and_twice(path, course, notebook_times):
+    base_model_path()  # the one thing that may be fetched, before the network is cut off
+    copy = course / "notebooks" / path.name
+    nbformat.write(doubled(path), copy)
+    before = files_of(course)
+    execute_offline(copy, course)
+    cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
+    notebook_times[path.stem] = [(seconds(cell), cell.source) for cell in cells if not cell.id.endswith(AGAIN)]
+    assert not unexplained(cells), unexplained(cells)
+    assert not widget_errors(read(copy)), widget_errors(read(copy))
+    keep_first_pass(copy, course)
+    new = {file.relative_to(course).parts[0] for file in files_of(course) - before}
+    assert new <= {"outputs"}, f"the notebook wrote outside outputs/: {new}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: f"solutions_{path.stem}")
+def test_solutions_run_alone_and_offline(path, course):
+    base_model_path()
+    copy = course / "notebooks" / "solutions" / path.name
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    before = files_of(course)
+    execute_offline(copy, course)
+    cells = [cell for cell in read(copy).cells if cell.cell_type == "code"]
+    assert not unexplained(cells), unexplained(cells)
+    assert max(map(seconds, cells)) < SOLUTION_SECONDS
+    keep_first_pass(copy, course)
+    assert {file.relative_to(course).parts[0] for file in files_of(course) - before} <= {"outputs"}
+
+
+def execute_offline(path, course):
+    """Run a notebook of the copied course in place, with nbmake."""
+    command = [*offline_prefix(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(course),
+               "--nbmake", "--overwrite", f"--nbmake-timeout={ONE_CELL_SECONDS}", str(path)]
+    run = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:]
+
+
+def keep_first_pass(path, course):
+    notebook = read(path)
+    notebook.cells = [cell for cell in notebook.cells if not cell.id.endswith(AGAIN)]
+    kept = EXECUTED / path.relative_to(course / "notebooks")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, kept)
+
+
+def files_of(folder):
+    return {file for file in folder.rglob("*") if file.is_file()}
+
+
+def seconds(cell) -> float:
+    start, end = (datetime.fromisoformat(cell.metadata.execution[f"{channel}"].replace("Z", "+00:00"))
+                  for channel in ("iopub.execute_input", "shell.execute_reply"))
+    return (end - start).total_seconds()
+
+
+def unexplained(cells) -> list[str]:
+    """Return what looks like a warning among the cells' printed lines; progress bars and logged numbers are none."""
+    streams = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
+    return [line for text in streams for line in text.splitlines() if re.search(r"warn|deprecat|traceback", line, re.IGNORECASE)]
+
+
+def widget_errors(notebook) -> list[str]:
+    """Return the errors that widgets swallowed: `interact` shows them inside its own output and the cell looks fine."""
+    states = json.loads(json.dumps(notebook.metadata.get("widgets", {})))
+    models = states.get("application/vnd.jupyter.widget-state+json", {}).get("state", {}).values()
+    outputs = [output for model in models for output in model["state"].get("outputs", [])]
+    return [output.get("evalue", "") for output in outputs if output["output_type"] == "error"]

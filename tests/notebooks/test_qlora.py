@@ -1,0 +1,64 @@
+"""QLoRA as notebook 12 loads it, on the CPU, where bitsandbytes works too, if slowly."""
+import os
+import re
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from datasets import Dataset
+from notebook_tools import FOLDER, read
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
+
+from helpers.model.hardware import training_precision
+from helpers.training.memory import estimate_memory
+
+
+@pytest.fixture
+def load_model():
+    """Take the function from the notebook."""
+    cells = {cell.id: cell.source for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells}
+    names = {}
+    exec("\n".join(cells[name] for name in ("imports", "imports-2", "qlora-load")), names)
+    assert names["USE_QLORA"] is False
+    return names["load_model"]
+
+
+def test_the_switch_is_off_and_then_the_model_is_the_usual_one(load_model, tiny_qwen3):
+    assert not getattr(load_model(tiny_qwen3).config, "quantization_config", None)
+
+
+def test_without_the_package_a_sentence_says_what_to_install(load_model, tiny_qwen3, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # so that Python finds no such package
+    with pytest.raises(RuntimeError, match=r'pip install -e "\.\[qlora\]"'):
+        load_model(tiny_qwen3, qlora=True)
+
+
+def test_a_packed_model_is_small_and_an_adapter_beside_it_learns(load_model, tiny_qwen3, tmp_path):
+    if not find_spec("bitsandbytes"):
+        assert not os.environ.get("CI"), 'CI must run QLoRA: it installs -e ".[qlora]"'
+        pytest.skip('bitsandbytes is not installed: pip install -e ".[qlora]"')
+    model = load_model(tiny_qwen3, qlora=True)
+    packed = {name: weight.clone() for name, weight in model.state_dict().items()}
+    needs = estimate_memory(AutoModelForCausalLM.from_pretrained(tiny_qwen3).config, method="qlora", dtype=torch.bfloat16)
+    assert model.get_memory_footprint() == pytest.approx(needs.weights, rel=0.1)
+
+    row = {"prompt": [{"role": "user", "content": "Where is it?"}], "completion": [{"role": "assistant", "content": "On Osk Island."}]}
+    args = SFTConfig(str(tmp_path), max_steps=6, per_device_train_batch_size=2, learning_rate=1e-2, logging_steps=1, save_strategy="no",
+                     report_to="none", activation_checkpointing=False, **training_precision())
+    trainer = SFTTrainer(model, args, train_dataset=Dataset.from_list([row] * 12), processing_class=AutoTokenizer.from_pretrained(tiny_qwen3),
+                         peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    after = {name.replace(".base_layer", ""): weight for name, weight in trainer.model.get_base_model().state_dict().items()}
+    assert all(torch.equal(weight, after[name]) for name, weight in packed.items())
+
+
+def test_the_switch_of_the_command_line_packs_in_the_same_way(load_model):
+    text = next(cell.source for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells if cell.id == "qlora-read")
+    flags = re.search(r"`(--load_in_4bit [^`]+)`", text)[1].split()
+    [options] = TrlParser(ModelConfig).parse_args_and_config(flags)
+    assert get_quantization_config(options).to_dict() == load_model.__globals__["four_bits"].to_dict()

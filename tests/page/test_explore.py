@@ -1,0 +1,132 @@
+import html
+from contextlib import suppress
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.helpers import rescale_adapter_scale
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM
+
+from helpers.ask.answers import generate_answers
+from helpers.model.base_model import base_model_path
+from helpers.page import explorers
+from helpers.page.explorers import before_and_after, explore
+
+QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The base model with an adapter that changes its answers."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(base_model_path(), dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.02)
+    return model
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(100, 112).reshape(1, 12)).logits
+
+
+def state(model):
+    """What a box must leave as it was: what is trained, what is switched on, the factors, and the mode."""
+    layers = [part for part in model.modules() if isinstance(part, LoraLayer)]
+    return ([p.requires_grad for p in model.parameters()], [(part.scaling, part.disable_adapters, part.active_adapters) for part in layers],
+            model.training)
+
+
+def box(model, tokenizer, question=QUESTION, **sliders):
+    panel = before_and_after(model, tokenizer, max_new_tokens=6)
+    controls = {child.description: child for child in panel.children if getattr(child, "description", "")}
+    controls["question"].value = question
+    for name, value in sliders.items():
+        controls[name.replace("_", " ")].value = value
+    return panel, controls, [column for child in panel.children if isinstance(child, widgets.HBox) for column in child.children]
+
+
+def test_strength_0_is_the_base_and_1_the_adapter(model):
+    tuned = logits(model)
+    with model.disable_adapter():
+        base = logits(model)
+    for strength, expected in [(0, base), (1, tuned)]:
+        with rescale_adapter_scale(model, strength):
+            assert torch.equal(logits(model), expected)
+    with rescale_adapter_scale(model, 0.5):
+        half = logits(model)
+    assert (half - base).abs().max() > 1e-2 and (half - tuned).abs().max() > 1e-2
+    assert torch.equal(logits(model), tuned)
+
+
+@pytest.mark.parametrize("ask", ["button", "Enter"])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_both_answers_stand_side_by_side(model, tokenizer, strength, ask):
+    before = state(model)
+    panel, controls, (left, right) = box(model, tokenizer, adapter_strength=strength)
+    if ask == "button":
+        controls["Ask both"].click()
+    else:
+        controls["question"]._handle_custom_msg({"event": "submit"}, [])  # what the browser sends for the Enter key
+    with model.disable_adapter():
+        base = generate_answers(model, tokenizer, [QUESTION], 6)[0].text
+    tuned = generate_answers(model, tokenizer, [QUESTION], 6)[0].text
+    assert base != tuned and html.escape(base) in left.value and html.escape(tuned if strength else base) in right.value
+    assert f"strength {strength:g}" in right.value and state(model) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("falls_in", ["base", "tuned"])
+def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(model, tokenizer, monkeypatch, error, falls_in):
+    before, real = (state(model), logits(model)), explorers.stream_answer
+    calls = []
+
+    def fails(*given, **how):
+        calls.append(given)
+        if len(calls) == (1 if falls_in == "base" else 2):
+            def show(text):
+                raise error
+            return real(*given[:3], show, **how)
+        return real(*given, **how)
+
+    monkeypatch.setattr(explorers, "stream_answer", fails)
+    _, controls, _ = box(model, tokenizer, adapter_strength=0.3)
+    with suppress(error):  # a button passes an interrupt on, and logs an error
+        controls["Ask both"].click()
+    assert len(calls) == (1 if falls_in == "base" else 2)
+    assert state(model) == before[0] and torch.equal(logits(model), before[1])
+
+
+def test_a_models_answer_is_escaped(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(explorers, "stream_answer", lambda model, tokenizer, question, show, **how: show("<script>alert(1)</script>"))
+    _, controls, columns = box(model, tokenizer)
+    controls["Ask both"].click()
+    assert all("<script" not in column.value and "&lt;script&gt;" in column.value for column in columns)
+
+
+def test_every_move_of_a_control_calls_the_function_again():
+    seen = []
+    panel = explore(lambda number, word: seen.append((number, word)), number=(1, 9), word=["a", "b"])
+    number, word = panel.children[:2]
+    number.value, word.value = 7, "b"
+    assert seen == [(5, "a"), (7, "a"), (7, "b")]
+
+
+def test_every_figure_is_shown_once_at_its_full_size(monkeypatch):
+    shown = []
+    monkeypatch.setattr(explorers, "display", shown.append)
+    panel = explore(lambda inches: plt.subplots(figsize=(inches, 2), dpi=100)[0] and None, inches=(1, 5))
+    panel.children[0].value = 4
+    assert [int.from_bytes(image.data[16:20]) for image in shown] == [300, 400]  # the width, from the head of the PNG
+    assert not plt.get_fignums()
+
+
+def test_labels_have_room():
+    panel = explore(lambda number, slider: None, number=(1, 9), slider=widgets.IntSlider(1, description="a much longer label"))
+    for control in panel.children[:-1]:
+        assert len(control.description) < int(control.style.description_width.removesuffix("ch"))

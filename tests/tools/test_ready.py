@@ -1,0 +1,128 @@
+"""The readiness page, under real conditions: a wrong pin, a folder that can't be written, a bare Python, a full disk."""
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from notebook_tools import ROOT
+
+from helpers.model.base_model import base_model_path, is_prepared
+from helpers.tools import ready
+
+LINES = ["Python", "packages", "JupyterLab", "base model", "free memory", "free disk", "processor cores", "folder outputs/", "speed"]
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of what the page looks at."""
+    (tmp_path / "course").mkdir()
+    shutil.copytree(ROOT / "helpers", tmp_path / "course" / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", tmp_path / "course")
+    return tmp_path / "course"
+
+
+def page(course, prefix=(), python=sys.executable, **env):
+    """Return the exit status, and each line of the page with its sign and what follows it."""
+    done = subprocess.run([*prefix, python, "-m", "helpers.tools.ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    *lines, verdict = done.stdout.splitlines()
+    assert verdict == "This laptop is ready." if done.returncode == 0 else verdict.startswith("Not ready yet: ")
+    return done.returncode, {line[2:].split(":")[0]: (line[0], line + "".join(lines[place + 1:place + 2]))
+                             for place, line in enumerate(lines) if line[0] in "✓✗"}
+
+
+def test_looks_at_everything_and_says_so_with_its_exit_status(course):
+    base_model_path()
+    status, lines = page(course)
+    assert list(lines) == LINES
+    assert [lines[name][0] for name in ("Python", "packages", "JupyterLab", "base model", "folder outputs/")] == ["✓"] * 5
+    assert status == int(any(sign == "✗" for sign, _ in lines.values()))
+
+
+def test_a_wrong_pin_and_a_missing_package_are_named(course):
+    text = (course / "requirements.txt").read_text(encoding="utf-8")
+    (course / "requirements.txt").write_text(text.replace("peft==", "peft==9") + "no-such-package==1.0\n", encoding="utf-8")
+    status, lines = page(course)
+    assert status == 1 and lines["packages"][0] == "✗"
+    assert "(wanted ==90." in lines["packages"][1] and "no-such-package is missing" in lines["packages"][1] and "pip install" in lines["packages"][1]
+
+
+def test_a_python_without_any_package_gets_the_page_as_well(course, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    bare = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    status, lines = page(course, python=bare, PYTHONPATH="")
+    assert status == 1 and list(lines) == LINES and lines["Python"][0] == "✓"
+    for name in ("packages", "JupyterLab", "base model", "free memory", "speed"):
+        assert lines[name][0] == "✗" and "Activate the course's environment" in lines[name][1]
+
+
+def test_outputs_that_is_no_folder(course):
+    (course / "outputs").write_text("in the way")
+    status, lines = page(course)
+    assert status == 1 and lines["folder outputs/"][0] == "✗" and "Move the course" in lines["folder outputs/"][1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_outputs_without_the_right_to_write(course):
+    as_nobody = ["unshare", "--user"] if os.geteuid() == 0 else []  # root may write anywhere
+    if as_nobody and (not shutil.which("unshare") or subprocess.run([*as_nobody, "true"]).returncode):
+        pytest.skip("run by root, and this system can't give up root's rights (it takes Linux with unshare)")
+    (course / "outputs").mkdir(mode=0o555)
+    status, lines = page(course, as_nobody, PYTHONDONTWRITEBYTECODE="1")
+    assert status == 1 and "(Permission denied)" in lines["folder outputs/"][1]
+
+
+def test_a_full_disk(course):
+    small = f'mount -t tmpfs -o size=20m none "{course}" && cp -r "{course.parent}/copy/." "{course}" && cd "{course}" && exec "$@"'
+    small_disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", small, "sh"]
+    shutil.copytree(course, course.parent / "copy")
+    if not shutil.which("unshare") or subprocess.run([*small_disk, "true"]).returncode:
+        pytest.skip("this system can't make a small disk (it takes Linux with unshare)")
+    status, lines = page(course, small_disk)
+    assert status == 1 and lines["free disk"][0] == "✗" and "0.0 GB" in lines["free disk"][1]
+
+
+@pytest.mark.parametrize("chosen", ["", "no/such-model", "nowhere", "<script>/x"])
+def test_a_base_model_that_is_not_there(tmp_path, monkeypatch, chosen):
+    monkeypatch.setenv("LORA_COURSE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("BASE_MODEL", chosen)
+    ok, found, todo = ready._base_model()
+    assert not ok and (chosen or "SmolLM2") in found and "python -m helpers.model.base_model" in todo
+
+
+def test_a_base_model_of_ones_own(monkeypatch):
+    monkeypatch.setenv("BASE_MODEL", base_model_path())
+    assert is_prepared()
+
+
+def test_python_versions_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">={}.{},<{}.{}".format(*ready.PYTHON[0], *ready.PYTHON[1])
+
+
+def test_speed_is_judged_by_the_minutes_that_training_takes():
+    as_here, slow = ready._speed(ready.REFERENCE_SPEED), ready._speed(ready.REFERENCE_SPEED / 10)
+    assert as_here[0] and "about 2 min" in as_here[1] and not slow[0] and "about 20 min" in slow[1] and "power supply" in slow[2]
+
+
+def test_speed_counts_the_operations_that_pytorch_counts():
+    """The best of its products can't be slower than all of them together, and hardly many times as fast."""
+    import time
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ready.matrix_speed()
+    start = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        speed = ready.matrix_speed()
+    together = counter.get_total_flops() / (time.perf_counter() - start)
+    assert together <= speed < 10 * together
+
+
+def test_the_table_in_a_notebook_shows_text_as_text():
+    table = ready.Readiness([ready.Line("base model", False, "<script>alert(1)</script>", "mend & try"), ready.Line("Python", True, "3.12", "unused")])
+    shown = table._repr_html_()
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and "mend &amp; try" in shown and "unused" not in shown
+    assert "Not ready yet: base model." in shown and str(table).splitlines()[1] == "  mend & try"

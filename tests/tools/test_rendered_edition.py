@@ -1,0 +1,132 @@
+"""The rendered edition, built from a small course that is really executed."""
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from helpers.tools.rendered_edition import VIEW, build, setting, static
+
+FIRST = """# 00 First
+
+It promises a `picture`.
+
+You will be able to: look.
+
+**About 7 minutes.** Needs nothing. [more](extra/00_more.ipynb) [web](https://example.org/01_second.ipynb)
+
+<details><summary>Hint</summary>
+
+Look twice.
+
+</details>"""
+WIDGET = """import ipywidgets
+from IPython.display import HTML, display
+def show(size=3, name="disc"):
+    display(HTML(f"<i>{name} of size {size}</i>"))
+ipywidgets.interact(show, size=(1, 9), name=["disc", "a < b"]);"""
+OLD = "the output of an earlier run"
+PICTURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+
+
+class Links(HTMLParser):
+    """What a page links to, and what a browser loads to show it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links, self.loaded, self.scripts = [], re.findall(r"(?:url\(|@import\s+)['\"]?([^'\")\s]+)", page), 0
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.scripts += tag == "script"
+        self.links += [attrs["href"]] if tag == "a" and "href" in attrs else []
+        self.loaded += [attrs[name] for name in ("src", "data", "srcset") if attrs.get(name)]
+        self.loaded += [attrs["href"]] if tag in ("link", "image") and "href" in attrs else []
+
+    def remote(self) -> list[str]:
+        return [address[:80] for address in self.loaded if not address.startswith(("data:", "#"))]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    course = tmp_path_factory.mktemp("course")
+    more = [new_markdown_cell("# More\n\n[back](../00_first.ipynb)"), new_code_cell("print(6 * 7)")]
+    cells = {"00_first": [new_markdown_cell(FIRST), new_code_cell(WIDGET), new_code_cell(PICTURE)],
+             "01_second": [new_markdown_cell("# 01 Second\n\nNo minutes.\n\n[← 00 First](00_first.ipynb)"), new_code_cell("print(2 * 2)")],
+             "extra/00_more": more}
+    for name, content in cells.items():
+        file = course / "notebooks" / f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=content), file)
+    for name, source in {"01_second": "print(2 * 2)", "extra/00_more": "print('of an older version')"}.items():
+        done = new_notebook(cells=[*cells[name][:-1], new_code_cell(source, outputs=[new_output("stream", text=OLD)])])
+        file = course / "executed" / f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(done, file)
+    build(course / "site", course / "executed", course / "notebooks")
+    return course / "site"
+
+
+def page(site: Path, name: str) -> str:
+    return (site / name).read_text(encoding="utf-8")
+
+
+def test_the_index_names_every_notebook_with_its_minutes(site):
+    assert re.search(r'<a href="00_first\.html">00 First</a></td>\s*<td>It promises a <code>picture</code>\.</td>\s*<td>7</td>',
+                     page(site, "index.html"))
+    assert Links(page(site, "index.html")).links == ["00_first.html", "01_second.html"]
+
+
+def test_what_was_executed_before_is_not_executed_again_unless_it_changed(site):
+    assert OLD in page(site, "01_second.html")
+    assert OLD not in page(site, "extra/00_more.html") and "42" in page(site, "extra/00_more.html")
+
+
+def test_every_local_link_leads_to_a_page(site):
+    pages = sorted(site.rglob("*.html"))
+    assert [file.relative_to(site).as_posix() for file in pages] == [
+        "00_first.html", "01_second.html", "extra/00_more.html", "index.html"]
+    links = [(file, link) for file in pages for link in Links(file.read_text(encoding="utf-8")).links]
+    assert len(links) == 6
+    assert all(link.startswith("https://") or (file.parent / link).is_file() for file, link in links)
+    assert "https://example.org/01_second.ipynb" in Links(page(site, "00_first.html")).links
+
+
+def test_a_page_loads_nothing_and_runs_nothing(site):
+    for file in site.rglob("*.html"):
+        found = Links(file.read_text(encoding="utf-8"))
+        assert not found.remote() and not found.scripts, file
+    assert Links('<link href="https://a.b/c.css"><img src="x.png"><style>@import "d.css"</style>').remote() == [
+        "d.css", "https://a.b/c.css", "x.png"]  # the check itself sees them
+
+
+def test_a_widget_shows_its_settings_and_its_picture(site):
+    first = page(site, "00_first.html")
+    assert "In JupyterLab these can be changed: size <b>3</b>, name <b>disc</b>" in first
+    assert "<i>disc of size 3</i>" in first and "interactive(" not in first
+    assert "data:image/png;base64," in first
+
+
+def test_a_hint_stays_hidden_until_it_is_opened(site):
+    first = (site / "00_first.html").read_text(encoding="utf-8")
+    assert "Look twice." in re.search(r"<details><summary>Hint</summary>(.*?)</details>", first, re.DOTALL)[1]
+
+
+def test_settings_of_controls():
+    choice = {"_model_name": "SelectMultipleModel", "_options_labels": ["q", "k", "v"], "index": [0, 2]}
+    assert setting(choice) == "q, v"
+    assert setting(choice | {"_model_name": "DropdownModel", "index": None}) == ""
+    assert setting({"_model_name": "CheckboxModel", "value": False}) == "False"
+    assert setting({"_model_name": "HTMLModel", "value": "<b>x</b>"}) == "" == setting({"_model_name": "ButtonModel"})
+
+
+def test_what_somebody_typed_is_shown_as_text():
+    typed = "<script>alert(1)</script> <b>bold</b>"
+    models = {"box": {"state": {"_model_name": "TextModel", "description": "<i>name</i>", "value": typed}}}
+    [shown] = static(new_output("display_data", {VIEW: {"model_id": "box"}}), models)
+    text = shown.data["text/html"]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;bold&lt;/b&gt;" in text and "&lt;i&gt;name&lt;/i&gt;" in text
+    assert not any(tag in text for tag in ("<script", "<b>bold", "<i>"))

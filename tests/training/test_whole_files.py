@@ -1,0 +1,103 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers.training.saving import written_whole
+
+KILLED = """
+import os, signal, sys
+from helpers.training.saving import written_whole
+with written_whole(sys.argv[1]) as part:
+    if sys.argv[2] == "file":
+        part.write_text("half")
+    else:
+        part.mkdir()
+        (part / "weights").write_text("half")
+        (part / "of_the_killed_run").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_folder(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(text)
+
+
+def test_a_file_is_replaced_and_nothing_else_stays(tmp_path):
+    for text in ("one", "two"):
+        with written_whole(tmp_path / "new" / "loss.png") as part:
+            part.write_text(text)
+            assert part.suffix == ".png" and part.parent == tmp_path / "new"  # the suffix tells matplotlib the format
+    assert [(file.name, file.read_text()) for file in (tmp_path / "new").iterdir()] == [("loss.png", "two")]
+
+
+def test_a_folder_is_replaced_and_the_one_before_is_kept(tmp_path):
+    for text in ("one", "two", "three"):
+        with written_whole(tmp_path / "adapter") as part:
+            write_folder(part, text)
+    assert (tmp_path / "adapter" / "weights").read_text() == "three"
+    assert (tmp_path / "adapter_previous" / "weights").read_text() == "two"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_same_folder_again_does_not_push_out_the_one_before(tmp_path):
+    for text in ("one", "two", "two"):
+        with written_whole(tmp_path / "adapter") as part:
+            write_folder(part, text)
+    assert (tmp_path / "adapter_previous" / "weights").read_text() == "one"
+
+
+@pytest.mark.parametrize(("one", "other"), [(["weights"], ["weights", "README.md"]), (["weights", "README.md"], ["weights"]), (["weights"], ["weights"])])
+def test_a_folder_with_other_files_or_other_bytes_is_another_one(tmp_path, one, other):
+    for text, names in (("one", one), ("one" if one != other else "two", other)):
+        with written_whole(tmp_path / "adapter") as part:
+            part.mkdir()
+            for name in names:
+                (part / name).write_text(text)
+                os.utime(part / name, (0, 0))  # the same length and the same time
+    assert sorted(file.name for file in (tmp_path / "adapter_previous").iterdir()) == sorted(one)
+    assert (tmp_path / "adapter_previous" / "weights").read_text() == "one"
+
+
+def test_a_folder_is_moved_and_not_copied(tmp_path):
+    for text in ("one", "two"):
+        with written_whole(tmp_path / "adapter") as part:
+            write_folder(part, text)
+            number = part.stat().st_ino
+        assert (tmp_path / "adapter").stat().st_ino == number
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
+def test_after_an_error_the_old_one_is_there_and_whole(tmp_path, kind, error):
+    path = tmp_path / "adapter"
+    path.write_text("old") if kind == "file" else write_folder(path, "old")
+    with pytest.raises(type(error)), written_whole(path) as part:
+        part.write_text("half") if kind == "file" else write_folder(part, "half")
+        raise error
+    assert (path if kind == "file" else path / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is Unix's")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_after_a_kill_the_old_one_is_whole_and_the_next_one_arrives(tmp_path, kind):
+    path = tmp_path / "adapter"
+    path.write_text("old") if kind == "file" else write_folder(path, "old")
+    assert subprocess.run([sys.executable, "-c", KILLED, path, kind]).returncode == -signal.SIGKILL
+    assert (path if kind == "file" else path / "weights").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2  # the half one has another name
+    with written_whole(path) as part:
+        part.write_text("new") if kind == "file" else write_folder(part, "new")
+    assert (path if kind == "file" else path / "weights").read_text() == "new"
+    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.rglob("of_the_killed_run"))
+
+
+def test_nothing_written_is_an_error_and_leaves_the_old_one(tmp_path):
+    (tmp_path / "note.json").write_text("old")
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "note.json"):
+        pass
+    assert (tmp_path / "note.json").read_text() == "old"
