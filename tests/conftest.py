@@ -1,12 +1,25 @@
-import shutil
+"""What all tests share: two workers of one thread each, models, a copy of the course, and what each kind of test cost."""
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two workers with one thread each do more than one with two
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from notebook_tools import ROOT
+from notebook_tools import copy_of_course
 from tiny_qwen3 import build_tiny_qwen3
 
 from helpers.model.base_model import base_model_path
 
-TIMES: dict[str, list[tuple[float, str]]] = {}
+# Long tests begin first, so that no worker waits for the other at the end; what needs the adapter of notebook 07 comes after it.
+FIRST = ("[10_", "[07_", "tools/test_offline_kit", "browser/", "[12_", "training/test_memory", "training/test_resume", "[09_")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is quick (no training, browser or environment), and put the long tests first."""
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            item.add_marker("quick")
+    items.sort(key=lambda item: next((place for place, part in enumerate(FIRST) if part in item.nodeid), len(FIRST)))
 
 
 @pytest.fixture(scope="session")
@@ -45,29 +58,26 @@ def make_sft_trainer(tmp_path, tokenizer):
 @pytest.fixture
 def course(tmp_path):
     """A copy of the course with nothing in outputs/ and no notebook."""
-    (tmp_path / "course" / "notebooks").mkdir(parents=True)
-    shutil.copytree(ROOT / "data", tmp_path / "course" / "data")
-    if (ROOT / "notebooks" / "images").is_dir():
-        shutil.copytree(ROOT / "notebooks" / "images", tmp_path / "course" / "notebooks" / "images")
-    return tmp_path / "course"
-
-
-@pytest.fixture(scope="session")
-def notebook_times():
-    """Seconds and source of every code cell, by notebook; printed at the end of the run."""
-    return TIMES
+    return copy_of_course(tmp_path / "course")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Report what the notebooks took: a report and not a test, since machines differ."""
-    if not TIMES:
-        return
+    """Report what each kind of test and each notebook took: a report and not a test, since machines differ."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "duration")]
+    kinds, cells = {}, []
+    for report in reports:
+        kind = "/".join(report.nodeid.split("::")[0].split("/")[1:3])
+        kinds[kind] = kinds.get(kind, 0) + report.duration
+        if report.when == "call":
+            cells += [(seconds, name, line) for key, name, seconds, line in map(tuple, report.user_properties) if key == "cell"]
     write = terminalreporter.write_line
-    terminalreporter.section("seconds of the notebooks, first pass")
-    for name, cells in TIMES.items():
-        write(f"{sum(seconds for seconds, _ in cells):7.1f}  {name}")
-    write(f"{sum(seconds for cells in TIMES.values() for seconds, _ in cells):7.1f}  the whole course")
-    write("slowest cells:")
-    slow = sorted(((seconds, name, source) for name, cells in TIMES.items() for seconds, source in cells), reverse=True)[:12]
-    for seconds, name, source in slow:
-        write(f"{seconds:7.1f}  {name[:2]}  {source.splitlines()[0][:80]}")
+    terminalreporter.section("seconds of each kind of test, all workers together")
+    for kind, seconds in sorted(kinds.items(), key=lambda pair: -pair[1])[:15]:
+        write(f"{seconds:7.1f}  {kind}")
+    if cells:
+        terminalreporter.section("seconds of the notebooks, first pass")
+        for name in sorted({name for _, name, _ in cells}):
+            write(f"{sum(seconds for seconds, other, _ in cells if other == name):7.1f}  {name}")
+        write(f"{sum(seconds for seconds, *_ in cells):7.1f}  the whole course\nslowest cells:")
+        for seconds, name, line in sorted(cells, reverse=True)[:12]:
+            write(f"{seconds:7.1f}  {name[:2]}  {line}")

@@ -1,6 +1,7 @@
 """What the tests of the notebooks share; `python tests/notebook_tools.py` writes the navigation line of every notebook."""
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,15 @@ CONTENTS = "[Contents](00_start_here.ipynb)"
 
 def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
+
+
+def copy_of_course(folder):
+    """Make a copy of the course with nothing in outputs/ and no notebook."""
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copytree(ROOT / "data", folder / "data")
+    if (ROOT / "notebooks" / "images").is_dir():
+        shutil.copytree(ROOT / "notebooks" / "images", folder / "notebooks" / "images")
+    return folder
 
 
 def title(path: Path) -> str:

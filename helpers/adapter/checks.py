@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from helpers.adapter.state import left_as_found, lora_layers, merged, relative_update
 from helpers.ask.answers import generate_answers
@@ -170,10 +170,12 @@ def _relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):  # else PEFT asks the hub
+        raise ValueError(f"{folder}: adapter_model.safetensors is missing; save the adapter again with save_model")
     try:
-        return load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder}: adapter_model.safetensors is missing or not whole; save the adapter again with save_model") from error
+        return load_peft_weights(str(folder), device="cpu")  # the older .bin too, of which nothing but tensors is taken
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{folder}: the adapter's weights are not whole; save the adapter again with save_model") from error
 
 
 def _check_saved(model, folder: Path) -> Check:

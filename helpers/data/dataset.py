@@ -175,7 +175,7 @@ def _fault_in_message(number: int, message: object) -> str | None:
         return f'message {number} is not an object with "role" and "content"; give it both'
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        return f"message {number} has the role {json.dumps(role)[:40]}; use one of {', '.join(ROLES)}"
+        return f"message {number} has the role {role!r:.40}; use one of {', '.join(ROLES)}"
     if not isinstance(content, str):
         return f"the content of message {number} is {json.dumps(content)[:40]}, not text; write text in quotation marks"
     if not content.strip():

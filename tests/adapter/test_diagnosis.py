@@ -15,7 +15,7 @@ from helpers.ask.answers import Answer
 from helpers.model.weights import base_hash
 from helpers.training.saving import RECORD_FILE, keep_record, supervised_tokens
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 QUESTIONS = ["Where is the Corvane Lighthouse?", "What is the capital of France?"]
 
 

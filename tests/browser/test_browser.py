@@ -10,6 +10,7 @@ from notebook_tools import NOTEBOOKS, ROOT, read
 
 from helpers.model.base_model import base_model_path
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 PICTURES = ROOT / "outputs" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"00", "02", "03", "04", "05", "06", "12"}]

@@ -179,6 +179,7 @@ def rows_of(records):
     return [{"prompt": each["messages"][:-1], "completion": each["messages"][-1:]} for each in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 3, 19, 45])
 def test_the_trainer_takes_the_suggested_steps_and_cuts_nothing(make_sft_trainer, tokenizer, number):
     records = [record(f"问题 {i}" + "灯" * i, f"answer {i}") for i in range(number)]

@@ -12,7 +12,8 @@ import pytest
 from helpers.model import base_model
 from helpers.model.base_model import BaseModelError, base_model_path
 
-PRINT_PATH = [sys.executable, "-m", "helpers.model.base_model"]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("base_model")]
+PRINT_PATH = [sys.executable, "-m", "helpers", "prepare"]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_skipping_masked_positions_changes_neither_loss_nor_gradient(tmp_path, m
     monkeypatch.setattr(utils, "_use_triton", original)
     plain_loss, plain_gradient = loss_and_gradient()
     monkeypatch.setattr(utils, "_use_triton", original)  # undone after the test, also what the next line sets
-    hardware.training_precision()
+    assert hardware.score_supervised_only()
     assert utils._use_triton(torch.device("cpu")), "the switch of this version of TRL is not the one that was checked"
     loss, gradient = loss_and_gradient()
     assert loss == pytest.approx(plain_loss, rel=1e-5)

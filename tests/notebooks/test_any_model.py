@@ -9,10 +9,10 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from notebook_tools import NOTEBOOKS, read
+from notebook_tools import NOTEBOOKS
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_notebooks import execute_offline, unexplained, widget_errors
+from test_notebooks import check_outputs, execute_offline
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -26,6 +26,7 @@ from helpers.model.base_model import base_model_path, is_embedded, is_prepared
 from helpers.model.hardware import training_precision
 from helpers.training.memory import estimate_memory
 
+pytestmark = pytest.mark.slow
 # 10 and 12 train most; they run when every cell is run twice, once a week.
 QUICK = [path for path in NOTEBOOKS if path.name[:2] not in ("10", "12") or os.environ.get("EVERY_CELL_TWICE")]
 NO_THOUGHT = "<think>\n\n</think>\n\n"
@@ -206,6 +207,4 @@ def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     copied = course / "notebooks" / path.name
     shutil.copy(path, copied)
     execute_offline(copied, course)
-    cells = [cell for cell in read(copied).cells if cell.cell_type == "code"]
-    assert not unexplained(cells), unexplained(cells)
-    assert not widget_errors(read(copied)), widget_errors(read(copied))
+    check_outputs(copied)

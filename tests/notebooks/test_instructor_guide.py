@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from notebook_tools import FOLDER, NOTEBOOKS, ROOT, read, title
+from notebook_tools import FOLDER, NOTEBOOKS, read, title
 
 GUIDE = (FOLDER / "instructor_guide.md").read_text(encoding="utf-8")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -59,5 +59,3 @@ def test_the_minutes_for_reading_are_those_of_the_page(path):
 def test_links_lead_somewhere():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", GUIDE)
     assert targets and all((FOLDER / target).exists() for target in targets)
-    for command in re.findall(r"`python -m helpers\.(\w+)", GUIDE):
-        assert (ROOT / "helpers" / f"{command}.py").is_file()

@@ -15,6 +15,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_
 from helpers.model.hardware import training_precision
 from helpers.training.memory import estimate_memory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def load_model():

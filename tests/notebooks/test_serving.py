@@ -12,6 +12,8 @@ from transformers.utils.import_utils import is_serve_available
 
 from helpers.ask.answers import generate_answers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _needs_the_server():

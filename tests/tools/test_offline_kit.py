@@ -16,7 +16,8 @@ from test_notebooks import offline_prefix
 
 from helpers.tools.offline_kit import install_lines, wanted
 
-PACK = [sys.executable, "-m", "helpers.tools.offline_kit"]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kit")]
+PACK = [sys.executable, "-m", "helpers", "kit"]
 NO_PIP_SETTINGS = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
 
 
@@ -73,7 +74,7 @@ def test_installs_without_a_network_and_runs_the_first_notebook_and_the_training
     folder, _ = kit
     paragraphs = (folder / "INSTALL.txt").read_text(encoding="utf-8").split("\n\n")
     two_lines, then = paragraphs[1].splitlines(), paragraphs[3].splitlines()
-    assert len(two_lines) == 2 and then[0] == "python -m helpers.tools.ready" and (folder / "course" / then[1].split()[-1]).is_file()
+    assert len(two_lines) == 2 and then[0] == "python -m helpers ready" and (folder / "course" / then[1].split()[-1]).is_file()
     notebooks = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] in ("00", "07")]
     run = f"python -m pytest -q -p no:cacheprovider --nbmake --nbmake-timeout=600 {shlex.join(notebooks)}"
     script = "\n".join([*two_lines, f"{then[0]} || true", 'python -c "import sys; print(sys.prefix)"', run])
@@ -140,12 +141,12 @@ def test_without_git_the_course_is_copied_without_outputs_and_caches(tmp_path):
     env = os.environ | {"PYTHONPATH": str(course), "GIT_CEILING_DIRECTORIES": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", copy], cwd=course, env=env, check=True)
     copied = {str(path.relative_to(course / "kit.part" / "course")) for path in (course / "kit.part" / "course").rglob("*") if path.is_file()}
-    assert copied >= {"requirements.txt", "data/train.jsonl", "helpers/offline_kit.py", "notebooks/00_start_here.ipynb"}
+    assert copied >= {"requirements.txt", "data/train.jsonl", "helpers/tools/offline_kit.py", "notebooks/00_start_here.ipynb"}
     assert not [name for name in copied if name.startswith(("outputs", ".venv", "kit.part")) or name.endswith((".pyc", ".whl"))]
 
 
 def test_the_lines_for_windows_do_what_those_for_the_others_do():
     windows, other = (" ".join(install_lines(system, "3.12")) for system in ("Windows", "Linux"))
-    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "python -m pip install -r requirements.txt", "python -m helpers.model.base_model"):
+    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "python -m pip install -r requirements.txt", "python -m helpers prepare"):
         assert words in windows and words in other
     assert r"..\wheels" in windows and "../wheels" in other and "&&" not in windows

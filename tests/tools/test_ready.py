@@ -25,7 +25,7 @@ def course(tmp_path):
 
 def page(course, prefix=(), python=sys.executable, **env):
     """Return the exit status, and each line of the page with its sign and what follows it."""
-    done = subprocess.run([*prefix, python, "-m", "helpers.tools.ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True)
+    done = subprocess.run([*prefix, python, "-m", "helpers", "ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     *lines, verdict = done.stdout.splitlines()
     assert verdict == "This laptop is ready." if done.returncode == 0 else verdict.startswith("Not ready yet: ")
@@ -49,6 +49,7 @@ def test_a_wrong_pin_and_a_missing_package_are_named(course):
     assert "(wanted ==90." in lines["packages"][1] and "no-such-package is missing" in lines["packages"][1] and "pip install" in lines["packages"][1]
 
 
+@pytest.mark.slow
 def test_a_python_without_any_package_gets_the_page_as_well(course, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     bare = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -89,7 +90,7 @@ def test_a_base_model_that_is_not_there(tmp_path, monkeypatch, chosen):
     monkeypatch.setenv("LORA_COURSE_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("BASE_MODEL", chosen)
     ok, found, todo = ready._base_model()
-    assert not ok and (chosen or "SmolLM2") in found and "python -m helpers.model.base_model" in todo
+    assert not ok and (chosen or "SmolLM2") in found and "python -m helpers prepare" in todo
 
 
 def test_a_base_model_of_ones_own(monkeypatch):

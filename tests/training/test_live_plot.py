@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from helpers.training import live_plot
 from helpers.training.live_plot import LossPlot, as_html, draw, samples_as_html, stop_button, stopped_text
 
+pytestmark = pytest.mark.slow
 HISTORY = {"train": [(2, 2.5), (4, 1.25), (6, float("nan"))], "validation": [(0, 2.0), (4, 0.5)], "rate": [(2, 1e-3), (4, 5e-4)]}
 
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Con
 
 from helpers.training.memory import PeakMemory, estimate_memory, resident_bytes
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("measures")]
 MB = 1024**2
 
 

@@ -24,6 +24,7 @@ def trained(folder, records, **settings):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("records", "batch", "accumulation", "epochs"), [
     (2, 1, 1, 2), (2, 4, 8, 2), (2, 1, 8, 2.5), (9, 2, 1, 1), (9, 2, 2, 3), (9, 2, 5, 1), (10, 2, 5, 1.1), (23, 4, 3, 0.4)])
 def test_steps_are_those_that_the_trainer_takes(tmp_path, records, batch, accumulation, epochs):
@@ -32,6 +33,7 @@ def test_steps_are_those_that_the_trainer_takes(tmp_path, records, batch, accumu
     assert training_steps(records, batch, accumulation, epochs) == trainer.state.global_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 @pytest.mark.parametrize("warmup", [0, 0.25, 3])
 def test_rates_are_those_that_the_trainer_logs(tmp_path, schedule, warmup):
@@ -41,6 +43,7 @@ def test_rates_are_those_that_the_trainer_logs(tmp_path, schedule, warmup):
     assert learning_rates(9, 1e-3, warmup, schedule) == pytest.approx(logged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logging", [1, 3, 10])
 @pytest.mark.parametrize("save", ["no", "epoch", 1, 4, 5, 50])
 @pytest.mark.parametrize("plan", [(2, 1, 1, 2), (9, 2, 1, 2), (9, 2, 2, 2.5), (10, 2, 5, 1.1), (23, 4, 3, 0.4)])

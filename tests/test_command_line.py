@@ -1,0 +1,96 @@
+"""`python -m helpers`: what it says, and the exit status that a script can use: 0 well, 1 a fault, 2 wrong use."""
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from notebook_tools import FOLDER, NOTEBOOKS, ROOT, read
+from peft import IA3Config, LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+COMMANDS = {"prepare", "ready", "check", "diagnose", "kit", "render"}
+
+
+def command(*words, cwd=ROOT):
+    """Run a command; return its exit status, what it printed, and its complaint, which is never a traceback."""
+    done = subprocess.run([sys.executable, "-m", "helpers", *map(str, words)], cwd=cwd, capture_output=True, text=True, encoding="utf-8")
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_command_says_what_it_does(name):
+    status, text, _ = command(name, "--help")
+    assert status == 0 and "Exit status: 0 all well" in text and len(text.split("\n\n")[1]) > 40
+
+
+def test_the_texts_name_only_commands_that_there_are():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", FOLDER / "instructor_guide.md", ROOT / ".ci" / "run")]
+    texts += [cell.source for path in NOTEBOOKS for cell in read(path).cells]
+    named = set(re.findall(r"python -m helpers(\S*) (\w+)", "\n".join(texts)))
+    assert named and named <= {("", name) for name in COMMANDS}
+
+
+@pytest.mark.parametrize("words", [(), ("no-such-command",), ("check",), ("check", "no/such/file.jsonl"), ("diagnose", "x"),
+                                   ("diagnose", "no/such/folder", "--base", "x"), ("kit",), ("render",), ("check", ROOT)])
+def test_wrong_use_is_2_with_a_sentence(words):
+    status, text, complaint = command(*words)
+    assert status == 2 and not text and complaint.strip()
+
+
+def test_a_good_file_is_0(tmp_path):
+    chat = {"messages": [{"role": role, "content": "x"} for role in ("system", "user", "assistant", "user", "assistant")]}
+    (tmp_path / "我的.jsonl").write_text(json.dumps(chat) + '\n{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    status, text, _ = command("check", tmp_path / "我的.jsonl")
+    assert status == 0 and "2 records, no fault; 1 have several turns, 1 a system message" in text
+
+
+@pytest.mark.parametrize(("line", "status", "lines"), [
+    ({"messages": [{"role": "user", "content": "Where is it?" * 10}, {"role": "assistant", "content": "On Osk Island." * 20}]}, 0, 1),
+    ({"messages": [{"role": "nobody" * 1000, "content": "x" * 300}]}, 1, 11)])
+def test_a_hundred_thousand_records_take_seconds_and_a_few_lines(tmp_path, line, status, lines):
+    (tmp_path / "many.jsonl").write_text((json.dumps(line) + "\n") * 100_000, encoding="utf-8")
+    start = time.monotonic()
+    code, text, _ = command("check", tmp_path / "many.jsonl")
+    assert (code, text.count("\n")) == (status, lines) and len(text) < 4000
+    assert "100,000 records, no fault" in text if status == 0 else "99,990 more faults" in text
+    assert time.monotonic() - start < 30  # 3 to 5 when nothing else runs
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_qwen3, tmp_path_factory):
+    """The folder of an adapter whose B is not zero, on the tiny model, as PEFT saves it."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
+    model.save_pretrained(folder := tmp_path_factory.mktemp("adapters") / "an adapter")
+    return folder
+
+
+def test_a_trained_adapter_is_0_and_an_untrained_one_is_1(adapter, tiny_qwen3, tmp_path):
+    status, text, _ = command("diagnose", adapter, "--base", tiny_qwen3, "--question", "Where is it?", "--question", "你好")
+    assert status == 0 and text.startswith("trained: ") and "answers differ: " in text
+    base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "fresh")
+    status, text, _ = command("diagnose", tmp_path / "fresh", "--base", tiny_qwen3)
+    assert status == 1 and text.startswith("never trained: ")
+
+
+def test_older_tools_wrote_a_pickle_which_is_read_without_running_it(adapter, tiny_qwen3, tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    torch.save(load_file(adapter / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
+    status, text, complaint = command("diagnose", tmp_path, "--base", tiny_qwen3)
+    assert status == 0 and "saved copy: 42 of 42 matrices equal" in text, (text, complaint)
+
+
+def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
+    get_peft_model(base, IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
+    status, text, complaint = command("diagnose", tmp_path / "ia3", "--base", tiny_qwen3)
+    assert status == 1 and not text and "only LoRA adapters can be examined" in complaint
+    status, text, complaint = command("diagnose", adapter, "--base", tmp_path)
+    assert status == 2 and not text and "this model can't be loaded" in complaint
