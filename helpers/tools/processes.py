@@ -16,12 +16,15 @@ import psutil
 
 
 @contextmanager
-def started(*words: str, folder: str | Path, threads: int = 1, output=subprocess.DEVNULL) -> Iterator[psutil.Popen]:
+def started(*words: str, folder: str | Path, threads: int | None = None, output=subprocess.DEVNULL,
+            **environment: str) -> Iterator[psutil.Popen]:
     """Start `python -m WORDS` in a folder, and stop it, with all that it started, when the block ends, however it ends.
 
-    threads: how many threads PyTorch uses in each process; output: where what it prints goes, as for subprocess.Popen.
+    threads: how many threads PyTorch uses in each process, by default as many as it would here; output: where what it
+    prints goes, as for subprocess.Popen; environment: variables that are set for it.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
+    own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | own | environment
     process = psutil.Popen([sys.executable, "-m", *words], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
                            stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace")
     try:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import platform
 import shutil
@@ -127,7 +128,12 @@ def _disk() -> tuple[bool, str, str]:
 
 
 def _cores() -> tuple[bool, str, str]:
-    cores = os.cpu_count() or 1
+    import psutil
+
+    cores, busy = os.cpu_count() or 1, sum(psutil.cpu_percent(0.5, percpu=True)) / 100
+    if busy > 0.5:
+        return False, f"{cores}, {math.ceil(busy)} of them busy with something else", (
+            "Everything works, but training takes longer: close other programs and browser tabs, and shut down the kernels of other notebooks.")
     return cores >= 2, str(cores), "Everything works, but training takes about twice as long: work beside somebody who has two."
 
 

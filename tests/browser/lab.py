@@ -2,16 +2,12 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.tools.processes import free_port
+from helpers.tools.processes import free_port, started, wait_until_ready
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SETTINGS = {  # of JupyterLab: every cell stays in the page, and nothing is asked of the network
@@ -55,23 +51,13 @@ def jupyter_lab(course: Path, settings: Path):
     token = secrets.token_hex(16)
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
            "JUPYTERLAB_SETTINGS_DIR": "lab", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_DATA_DIR": "data"}
-    environment = os.environ | {name: str(settings / folder) for name, folder in own.items()}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-               f"--ServerApp.root_dir={course}", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
-    with (settings / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            wait(lambda: server.poll() is not None or answers(port), 60, "JupyterLab to start")
-            assert server.poll() is None, (settings / "server.log").read_text()
-            yield lambda path: f"http://127.0.0.1:{port}/lab/tree/{path}?token={token}&reset"
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    environment = {name: str(settings / folder) for name, folder in own.items()}
+    words = ["jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", f"--ServerApp.root_dir={course}",
+             f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
+    log = settings / "server.log"
+    with log.open("w") as file, started(*words, folder=course, output=file, **environment) as server:
+        wait_until_ready(server, f"http://127.0.0.1:{port}/api", log, 60)
+        yield lambda path: f"http://127.0.0.1:{port}/lab/tree/{path}?token={token}&reset"
 
 
 def wait(condition, seconds: float, what: str):

@@ -1,8 +1,14 @@
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
 import pytest
 import torch
 from trl import SFTConfig
 
 from helpers.model import hardware
+from helpers.tools.processes import started
 
 
 def test_describes_this_machine():
@@ -84,3 +90,42 @@ def tokenizer_for(size):
 
     words = Tokenizer(WordLevel({str(number): number for number in range(size)}, unk_token="1"))
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="2", unk_token="1")
+
+
+def threads_in_a_new_process(**environment) -> tuple[int, str]:
+    """Return how many threads PyTorch has after use_free_cores(), and what that says."""
+    code = "from helpers.model import use_free_cores\nimport torch\nsaid = use_free_cores()\nprint(torch.get_num_threads(), said)"
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment
+    printed = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
+    return int(printed.split()[0]), printed.split(maxsplit=1)[1].strip()
+
+
+def test_where_every_core_is_busy_one_thread_is_used():
+    with ExitStack() as busy:
+        for _ in range(os.cpu_count()):
+            busy.enter_context(started("timeit", "-n", "1", "-r", "1", "while True: pass", folder="."))
+        threads, said = threads_in_a_new_process()
+    assert threads == 1 and said.startswith("Training uses 1 of ")
+    assert ("keeps this computer busy" in said) == (os.cpu_count() > 1)
+
+
+def test_the_users_own_number_of_threads_is_left_alone():
+    assert threads_in_a_new_process(OMP_NUM_THREADS="1") == (1, "Training uses as many processor cores as OMP_NUM_THREADS says: 1.")
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, ("1000", "1")), ({"OMP_WAIT_POLICY": "active"}, ("None", "None")),
+                                                 ({"GOMP_SPINCOUNT": "7"}, ("7", "1"))])
+def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(given, expected):
+    code = "import os, helpers; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_BLOCKTIME'))"
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")}
+    printed = subprocess.run([sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True).stdout
+    assert tuple(printed.split()) == expected
+
+
+def test_describing_the_machine_and_choosing_a_precision_change_nothing():
+    from trl.trainer import utils
+
+    before = utils._use_triton, torch.get_num_threads(), dict(os.environ)
+    hardware.describe_hardware()
+    hardware.training_precision()
+    assert before == (utils._use_triton, torch.get_num_threads(), dict(os.environ))
