@@ -1,5 +1,6 @@
 """Small helpers of the course "LoRA, step by step". Import them before torch and transformers."""
 import os
+import warnings
 from pathlib import Path
 
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
@@ -13,3 +14,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
+
+# PEFT asks transformers for a setting by its older name, at every wrapping of a model; nobody who uses either can change that.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning, module=r"transformers\.modeling_utils")

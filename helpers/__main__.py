@@ -9,9 +9,14 @@ from pathlib import Path
 import helpers
 
 FEW = 10  # faults of a file that are printed, out of perhaps thousands
+STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
 
 
-def prepare(options: argparse.Namespace) -> int:
+class WrongUse(Exception):
+    """What was typed can't be done; the message says why and what to type."""
+
+
+def prepare() -> bool:
     """Fetch the base model once, convert it, and print its folder."""
     from helpers.model.base_model import BaseModelError, base_model_path
 
@@ -19,130 +24,118 @@ def prepare(options: argparse.Namespace) -> int:
         print(base_model_path())
     except BaseModelError as error:
         return _failed(error)
-    return 0
+    return True
 
 
-def ready(options: argparse.Namespace) -> int:
+def ready() -> bool:
     """Say on one page whether this laptop is ready for the course, and what to do if it is not."""
     from helpers.tools.ready import check_laptop
 
     page = check_laptop()
     print(page)
-    return int(not all(line.ok for line in page.lines))
+    return all(line.ok for line in page.lines)
 
 
-def check(options: argparse.Namespace) -> int:
+def check(file: Path) -> bool:
     """Check a JSONL file of chat records for fine-tuning, and name each fault with its line and what to do."""
     from helpers.data.dataset import DatasetError, load_sft_jsonl
 
-    if not options.file.is_file():
-        return _wrong_use(f"{options.file}: there is no such file; check the path, seen from {Path.cwd()}")
+    if not file.is_file():
+        raise WrongUse(f"{file}: there is no such file; check the path, seen from {Path.cwd()}")
     try:
-        records = load_sft_jsonl(options.file, convert=True)
+        chats = [record["messages"] for record in load_sft_jsonl(file, convert=True)]
     except DatasetError as error:
         faults = str(error).splitlines()
         print(*faults[:FEW], *[f"and {len(faults) - FEW:,} more faults"] * (len(faults) > FEW), sep="\n")
-        return 1
-    turns = [len(record["messages"]) for record in records]
-    print(f"{options.file}: {len(records):,} records, no fault; {sum(count > 3 for count in turns):,} have several turns, "
-          f"{sum(record['messages'][0]['role'] == 'system' for record in records):,} a system message.")
-    return 0
+        return False
+    print(f"{file}: {len(chats):,} records, no fault; {sum(len(chat) > 3 for chat in chats):,} have several turns, "
+          f"{sum(chat[0]['role'] == 'system' for chat in chats):,} a system message.")
+    return True
 
 
-def diagnose(options: argparse.Namespace) -> int:
+def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     """Say whether training changed anything in a saved LoRA adapter (PEFT's format, whatever wrote it), and if not, why."""
     from helpers.training.saving import adapter_folder, read_record
 
     try:
-        record = read_record(adapter_folder(options.adapter))
+        record = read_record(adapter_folder(adapter)) or {"base_dtype": "auto"}
     except ValueError as error:
-        return _wrong_use(error)
-    if not Path(options.base).expanduser().is_dir() and helpers.HUB_OFFLINE is None:
+        raise WrongUse(str(error)) from error
+    folder = Path(base).expanduser()
+    if not folder.is_dir() and helpers.HUB_OFFLINE is None:
         os.environ.pop("HF_HUB_OFFLINE")  # the base is on the hub, and nobody but the course asked to stay away from it
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers.adapter.checks import FAULTS
-    from helpers.adapter.diagnosis import diagnose_adapter
-    from helpers.model.hardware import best_device
+    from helpers.adapter import FAULTS, diagnose_adapter
+    from helpers.model import best_device
 
-    base = str(Path(options.base).expanduser()) if Path(options.base).expanduser().is_dir() else options.base
-    dtype = record["base_dtype"] if record and "," not in record["base_dtype"] else "auto"
+    place, dtype = str(folder) if folder.is_dir() else base, record["base_dtype"]
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(best_device())
-        tokenizer = AutoTokenizer.from_pretrained(base) if options.question else None
+        model = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype).to(best_device())
+        tokenizer = AutoTokenizer.from_pretrained(place) if question else None
     except (OSError, ValueError) as error:
-        return _wrong_use(f"--base {options.base}: this model can't be loaded; give its folder or its name on the hub ({_first_line(error)})")
+        raise WrongUse(f"--base {base}: this model can't be loaded ({str(error).strip().splitlines()[0]}); give its folder, or its name "
+                       "on the hub") from error
     try:
-        diagnosis = diagnose_adapter(options.adapter, tokenizer, base=model, questions=options.question)
+        diagnosis = diagnose_adapter(adapter, tokenizer, base=model, questions=question)
     except ValueError as error:
         return _failed(error)
     print(diagnosis)
-    return int(diagnosis.verdict in {verdict for verdict, *_ in FAULTS.values()})
+    return diagnosis.verdict not in {verdict for verdict, *_ in FAULTS.values()}
 
 
-def kit(options: argparse.Namespace) -> int:
+def kit(folder: str) -> bool:
     """Pack the course, the packages and the model for a room without internet, about 0.5 GB."""
     from helpers.tools.offline_kit import KitError, install_text, pack, size
 
     try:
-        folder = pack(options.folder)
-    except KitError as error:
-        return _failed(error)
-    except KeyboardInterrupt:
-        return _failed("Stopped; nothing was left behind.")
-    print(f"\n{folder}: wheels {size(folder / 'wheels')}, course {size(folder / 'course')}. INSTALL.txt says:\n\n{install_text()}")
-    return 0
+        made = pack(folder)
+    except (KitError, KeyboardInterrupt) as error:
+        return _failed(error if str(error) else "Stopped; nothing was left behind.")
+    print(f"\n{made}: wheels {size(made / 'wheels')}, course {size(made / 'course')}. INSTALL.txt says:\n\n{install_text()}")
+    return True
 
 
-def render(options: argparse.Namespace) -> int:
+def render(folder: Path, executed: Path | None) -> bool:
     """Build the rendered edition: the executed course as pages that need neither a network nor Jupyter."""
     from helpers.tools.rendered_edition import build
 
-    build(options.folder, options.executed)
-    return 0
+    build(folder, executed)
+    return True
 
 
-def _failed(reason: object) -> int:
+def _failed(reason: object) -> bool:
     print(reason, file=sys.stderr)
-    return 1
+    return False
 
 
-def _wrong_use(reason: object) -> int:
-    print(reason, file=sys.stderr)
-    return 2
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, epilog=STATUS)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    made = {}
+    for command in (prepare, ready, check, diagnose, kit, render):
+        made[command] = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__, epilog=STATUS)
+        made[command].set_defaults(command=command)
+    made[check].add_argument("file", type=Path, metavar="FILE.jsonl", help="a JSON object a line: messages, prompt and completion, or instruction "
+                                                                           "and output")
+    made[diagnose].add_argument("adapter", metavar="ADAPTER", help="the folder that holds adapter_config.json")
+    made[diagnose].add_argument("--base", required=True, metavar="MODEL", help="the model that it was trained on: a folder, or a name on the hub")
+    made[diagnose].add_argument("--question", action="append", default=[], metavar="TEXT", help="what it was taught; may be given several times")
+    made[kit].add_argument("folder", metavar="FOLDER", help="a new folder, or an empty one")
+    made[render].add_argument("folder", type=Path, metavar="FOLDER", help="where the pages go")
+    made[render].add_argument("executed", type=Path, nargs="?", metavar="EXECUTED", help="notebooks that were run already, as pytest leaves them "
+                                                                                         "in outputs/executed; the others are run now")
+    return parser
 
 
 def main() -> int:
-    """Run the command that was typed; return its exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__,
-                                     epilog="Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(command) -> argparse.ArgumentParser:
-        one = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__, epilog=parser.epilog)
-        one.set_defaults(command=command)
-        return one
-
-    add(prepare)
-    add(ready)
-    add(check).add_argument("file", type=Path, metavar="FILE.jsonl", help="one JSON object a line: messages, or prompt and completion, "
-                                                                          "or instruction, input and output")
-    diagnosing = add(diagnose)
-    diagnosing.add_argument("adapter", metavar="ADAPTER", help="the folder that holds adapter_config.json")
-    diagnosing.add_argument("--base", required=True, metavar="MODEL", help="the model that it was trained on: a folder, or a name on the hub")
-    diagnosing.add_argument("--question", action="append", default=[], metavar="TEXT", help="something that it was taught, to compare the "
-                                                                                          "answers with and without it; may be given again")
-    add(kit).add_argument("folder", metavar="FOLDER", help="a new folder, or an empty one")
-    rendering = add(render)
-    rendering.add_argument("folder", type=Path, metavar="FOLDER", help="where the pages go")
-    rendering.add_argument("executed", type=Path, nargs="?", metavar="EXECUTED", help="notebooks that were run already, as pytest leaves "
-                                                                                      "them in outputs/executed; the others are run now")
-    options = parser.parse_args()
-    return options.command(options)
+    """Run the command that was typed; return its exit status."""
+    options = vars(_parser().parse_args())
+    try:
+        return int(not options.pop("command")(**options))
+    except WrongUse as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

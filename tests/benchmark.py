@@ -113,7 +113,7 @@ def scoring_callback(every: int, budget: float):
 
 
 def child_train(kind: str, budget: float) -> dict:
-    from helpers.training.memory import PeakMemory
+    from helpers.training.fit import PeakMemory
 
     score = scoring_callback(every=72 if kind == "article" else 12, budget=budget)
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory:

@@ -76,7 +76,7 @@ def child(setting: dict) -> int:
     """Train in this process; return the peak RSS in bytes."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     from helpers.model.hardware import training_precision
-    from helpers.training.memory import PeakMemory
+    from helpers.training.fit import PeakMemory
 
     with PeakMemory(interval=0.002) as memory:
         import torch

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
-CONTENTS = "[Contents](00_start_here.ipynb)"
+CONTENTS = "[Contents](../README.md#the-course) · [Glossary](glossary.md)"
 
 
 def read(path: Path) -> nbformat.NotebookNode:

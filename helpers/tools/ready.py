@@ -111,7 +111,7 @@ def _base_model() -> tuple[bool, str, str]:
 
     name = os.environ.get("BASE_MODEL", "").strip() or "SmolLM2-135M-Instruct"
     return is_prepared(), name if is_prepared() else f"{name} is not prepared", (
-        'Run the section "The base model" of notebook 00, or: python -m helpers prepare')
+        'Run the section "The model" of notebook 00, or: python -m helpers prepare')
 
 
 def _memory() -> tuple[bool, str, str]:

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from jinja2 import DictLoader
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 VIEW, STATE = (f"application/vnd.jupyter.widget-{part}+json" for part in ("view", "state"))
+CONTENTS = re.compile(r"\]\(((?:\.\./)*)\.\./README\.md[^)]*\)")  # the course's list of notebooks; here it is the index
+# What JupyterLab shows folded, a page shows behind a line that opens on a click.
+FOLDED = """{%- extends 'lab/index.html.j2' -%}
+{%- block input_group -%}
+{%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}<details><summary>Code</summary>{{ super() }}</details>{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock input_group -%}"""
 STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :is(p, li) { max-width: 52em }
 .jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }</style></head>"""
 
@@ -35,6 +42,8 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
         write_page(notebook, folder / place.with_suffix(".html"), path.parent)
         if len(place.parts) == 1:
             rows.append(index_row(notebook, place))
+    for path in sorted(notebooks.glob("*.md")):
+        write_page(new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))]), folder / f"{path.stem}.html", notebooks)
     table = ["| notebook | what it promises | minutes |", "| --- | --- | --- |", *rows]
     text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table)
     write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / "index.html", notebooks)
@@ -57,9 +66,10 @@ def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path) -> Non
     """Write one page; links to notebooks become links to pages, and scripts, which nbconvert takes from the web, go."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"(\]\((?!https?:)[^)\s]+)\.ipynb", r"\1.html", cell.source)
+            cell.source = re.sub(r"(\]\((?!https?:)[^)\s]+)\.(?:ipynb|md)\b", r"\1.html", CONTENTS.sub(r"](\1index.html)", cell.source))
     # embed_images must stay off: it ends a <details> at the first blank line, so the hints would be open
-    exporter = HTMLExporter(template_name="lab", exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(template_name="lab", template_file="folded", extra_loaders=[DictLoader({"folded": FOLDED})],
+                            exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
     title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", STYLE, 1)

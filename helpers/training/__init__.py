@@ -1,7 +1,7 @@
 """Will it fit, how far is it, and where does it go on."""
-from helpers.training.fit import check_fit, plot_fit
+from helpers.training.fit import PeakMemory, check_fit, plot_fit, resident_bytes
 from helpers.training.live_plot import LossPlot, draw
-from helpers.training.memory import PeakMemory, estimate_memory, resident_bytes
+from helpers.training.memory import estimate_memory
 from helpers.training.saving import (
            checkpoint_problem,
            keep_record,

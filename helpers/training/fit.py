@@ -1,6 +1,7 @@
-"""Say whether a fine-tune fits in this machine's memory, and which change is the cheapest that makes it fit."""
+"""Say whether a fine-tune fits in this machine's memory, and what makes it fit; measure what it really takes."""
 from __future__ import annotations
 
+import threading
 from itertools import combinations
 from typing import NamedTuple
 
@@ -8,8 +9,10 @@ import matplotlib.pyplot as plt
 import psutil
 import torch
 from matplotlib.figure import Figure
+from transformers import TrainerCallback
 
 from helpers.training.memory import MemoryEstimate, estimate_memory, read_config
+from helpers.training.steps import check_above_zero
 
 GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
        "which nobody can predict here.")
@@ -98,3 +101,59 @@ def plot_fit(fit: Fit) -> Figure:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def resident_bytes() -> int:
+    """Return the bytes of real memory (RSS) that this process holds now, pages of mapped files included."""
+    return psutil.Process().memory_info().rss
+
+
+class PeakMemory(TrainerCallback):
+    """Watch this process's memory while a `with` block runs, or, as a callback of a trainer, while it trains.
+
+    start_bytes: RSS at the beginning; peak_bytes: the highest RSS seen, readable while it watches; growth_bytes: their
+    difference. A thread looks every `interval` seconds, so a shorter spike can be missed. GPU memory is not counted, and
+    memory that is reused rather than asked for does not show as growth.
+    """
+
+    def __init__(self, interval: float = 0.01) -> None:
+        """Set the seconds between two looks; raise ValueError unless it is above 0."""
+        check_above_zero(interval=interval)
+        self.interval, self.start_bytes, self.peak_bytes = interval, 0, 0
+        self._done, self._thread = threading.Event(), None
+
+    @property
+    def growth_bytes(self) -> int:
+        """Return how many bytes the peak lies above the start."""
+        return self.peak_bytes - self.start_bytes
+
+    def __enter__(self) -> PeakMemory:
+        """Note where memory stands and begin to watch it; raise RuntimeError if it is watched already."""
+        if self._thread is not None:
+            raise RuntimeError("this PeakMemory is already watching a block: make a second one for the inner block")
+        self.start_bytes = self.peak_bytes = resident_bytes()
+        self._done.clear()
+        self._thread = threading.Thread(target=self._watch, name="PeakMemory", daemon=True)
+        self._thread.start()
+        return self
+
+    def on_train_begin(self, *state, **kwargs) -> None:
+        """Begin to watch, also if an interrupted training left this watching."""
+        if self._thread is None:
+            self.__enter__()
+
+    def __exit__(self, *error, **kwargs) -> None:
+        """Take the last look and stop watching; an error in the block goes on to the caller."""
+        self._look()
+        self._done.set()
+        self._thread.join()
+        self._thread = None
+
+    on_train_end = __exit__
+
+    def _watch(self) -> None:
+        while not self._done.wait(self.interval):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, resident_bytes())

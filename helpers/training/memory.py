@@ -1,14 +1,11 @@
-"""Predict the memory that a fine-tune takes at its highest point, from the model's configuration; measure what it took."""
+"""Predict the memory that a fine-tune takes on a CPU at its highest point, from the model's configuration alone."""
 from __future__ import annotations
 
 import json
-import threading
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -129,8 +126,7 @@ def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...]
     if values.get("layer_types"):
         values["layer_types"] = values["layer_types"][:layers]
     targets = targets if isinstance(targets, str) else list(targets)
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # meant for PEFT's authors
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=dtype)
         numbers, shapes = model.num_parameters(), linear_shapes(model)
         trained = numbers
@@ -170,52 +166,3 @@ class _FlashAttention(TorchFunctionMode):
             return function(*args, **kwargs)
         mask = torch.empty_like(kwargs["attn_mask"], dtype=args[0].dtype)  # the operator takes it as numbers
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], attn_mask=mask)[0]
-
-
-def resident_bytes() -> int:
-    """Return the bytes of real memory (RSS) that this process holds now, pages of mapped files included."""
-    return psutil.Process().memory_info().rss
-
-
-class PeakMemory:
-    """Watch this process's memory while a `with` block runs.
-
-    start_bytes: RSS when the block began; peak_bytes: the highest RSS seen, readable while the block runs; growth_bytes:
-    their difference. A thread looks every `interval` seconds, so a shorter spike can be missed. GPU memory is not
-    counted, and memory that the block reuses rather than asks for does not show as growth.
-    """
-
-    def __init__(self, interval: float = 0.01) -> None:
-        """Set the seconds between two looks; raise ValueError unless it is above 0."""
-        check_above_zero(interval=interval)
-        self.interval, self.start_bytes, self.peak_bytes = interval, 0, 0
-        self._done, self._thread = threading.Event(), None
-
-    @property
-    def growth_bytes(self) -> int:
-        """Return how many bytes the peak lies above the start."""
-        return self.peak_bytes - self.start_bytes
-
-    def __enter__(self) -> PeakMemory:
-        """Note where memory stands and begin to watch it; raise RuntimeError if it is watched already."""
-        if self._thread is not None:
-            raise RuntimeError("this PeakMemory is already watching a block: make a second one for the inner block")
-        self.start_bytes = self.peak_bytes = resident_bytes()
-        self._done.clear()
-        self._thread = threading.Thread(target=self._watch, name="PeakMemory", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        """Take the last look and stop watching; an error in the block goes on to the caller."""
-        self._look()
-        self._done.set()
-        self._thread.join()
-        self._thread = None
-
-    def _watch(self) -> None:
-        while not self._done.wait(self.interval):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, resident_bytes())

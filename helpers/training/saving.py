@@ -162,8 +162,8 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def where_to_begin(trainer) -> tuple[str | None, str]:
-    """Return the checkpoint for `trainer.train(resume_from_checkpoint=...)`, None to begin afresh, and a sentence that says so.
+def where_to_begin(trainer) -> str | None:
+    """Return the checkpoint for `trainer.train(resume_from_checkpoint=...)`, None to begin afresh; print which it is.
 
     A run goes on only if its settings and its training data are the same and if it is not finished; else its folder is
     kept as NAME_previous. Damaged checkpoints are removed. Raises ValueError for a trainer that has trained already and
@@ -185,7 +185,8 @@ def where_to_begin(trainer) -> tuple[str | None, str]:
     with written_whole(folder / SETTINGS_FILE) as file:
         file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     where = "Training goes on after step {} of {}.".format(*_steps(checkpoint)) if checkpoint else "Training begins at step 0."
-    return checkpoint and str(checkpoint), f"{sentence} {where}".strip()
+    print(f"{sentence} {where}".strip())
+    return checkpoint and str(checkpoint)
 
 
 def run_settings(trainer) -> dict:

@@ -13,7 +13,7 @@ from helpers.model.base_model import base_model_path
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 PICTURES = ROOT / "outputs" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"00", "02", "03", "04", "05", "06", "12"}]
+WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "12"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
 PLOT = 'svg[aria-label="loss and learning rate"]'
 if not CHROMIUM and not os.environ.get("CI"):  # in CI they must not be skipped: there they fail

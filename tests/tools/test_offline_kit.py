@@ -67,15 +67,15 @@ def test_holds_wheels_and_course_and_says_how_to_install(kit):
     assert text in printed and " MB in " in printed
 
 
-def test_installs_without_a_network_and_runs_the_first_notebook_and_the_training(kit, tmp_path):
-    """Exactly the two lines of INSTALL.txt, then notebooks 00 and 07, with an empty home, cache and outputs/."""
+def test_installs_without_a_network_and_notebooks_train_and_save_there(kit, tmp_path):
+    """Exactly the two lines of INSTALL.txt, then notebooks 00 and 08, which train and save, with an empty home, cache and outputs/."""
     if not offline_prefix():
         skip_unless_ci("this system can't cut a process off the network (it takes Linux with unshare and ip)")
     folder, _ = kit
     paragraphs = (folder / "INSTALL.txt").read_text(encoding="utf-8").split("\n\n")
     two_lines, then = paragraphs[1].splitlines(), paragraphs[3].splitlines()
     assert len(two_lines) == 2 and then[0] == "python -m helpers ready" and (folder / "course" / then[1].split()[-1]).is_file()
-    notebooks = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] in ("00", "07")]
+    notebooks = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] in ("00", "08")]
     run = f"python -m pytest -q -p no:cacheprovider --nbmake --nbmake-timeout=600 {shlex.join(notebooks)}"
     script = "\n".join([*two_lines, f"{then[0]} || true", 'python -c "import sys; print(sys.prefix)"', run])
     env = NO_PIP_SETTINGS | {"HOME": str(tmp_path), "LORA_COURSE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": "",
@@ -87,7 +87,7 @@ def test_installs_without_a_network_and_runs_the_first_notebook_and_the_training
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     for line in (f"{folder}/course/.venv", "✓ packages", "✓ base model", "✓ folder outputs/", "2 passed"):
         assert line in done.stdout
-    assert (folder / "course" / "outputs" / "07_training" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (folder / "course" / "outputs" / "08_saving_the_adapter" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

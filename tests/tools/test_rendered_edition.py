@@ -53,10 +53,14 @@ class Links(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     course = tmp_path_factory.mktemp("course")
+    folded = new_code_cell("assert 2 * 3 == 6\n'seen'", metadata={"jupyter": {"source_hidden": True}})
     more = [new_markdown_cell("# More\n\n[back](../00_first.ipynb)"), new_code_cell("print(6 * 7)")]
     cells = {"00_first": [new_markdown_cell(FIRST), new_code_cell(WIDGET), new_code_cell(PICTURE)],
              "01_second": [new_markdown_cell("# 01 Second\n\nNo minutes.\n\n[← 00 First](00_first.ipynb)"), new_code_cell("print(2 * 2)")],
+             "02_third": [new_markdown_cell("# 02 Third\n\nFolded.\n\n[Contents](../README.md#the-course) [Glossary](glossary.md)"), folded],
              "extra/00_more": more}
+    (course / "notebooks").mkdir()
+    (course / "notebooks" / "glossary.md").write_text("# Glossary\n\n| term | meaning |\n| --- | --- |\n| token | a piece of a word |\n", encoding="utf-8")
     for name, content in cells.items():
         file = course / "notebooks" / f"{name}.ipynb"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +81,7 @@ def page(site: Path, name: str) -> str:
 def test_the_index_names_every_notebook_with_its_minutes(site):
     assert re.search(r'<a href="00_first\.html">00 First</a></td>\s*<td>It promises a <code>picture</code>\.</td>\s*<td>7</td>',
                      page(site, "index.html"))
-    assert Links(page(site, "index.html")).links == ["00_first.html", "01_second.html"]
+    assert Links(page(site, "index.html")).links == ["00_first.html", "01_second.html", "02_third.html"]
 
 
 def test_what_was_executed_before_is_not_executed_again_unless_it_changed(site):
@@ -88,9 +92,9 @@ def test_what_was_executed_before_is_not_executed_again_unless_it_changed(site):
 def test_every_local_link_leads_to_a_page(site):
     pages = sorted(site.rglob("*.html"))
     assert [file.relative_to(site).as_posix() for file in pages] == [
-        "00_first.html", "01_second.html", "extra/00_more.html", "index.html"]
+        "00_first.html", "01_second.html", "02_third.html", "extra/00_more.html", "glossary.html", "index.html"]
     links = [(file, link) for file in pages for link in Links(file.read_text(encoding="utf-8")).links]
-    assert len(links) == 6
+    assert len(links) == 9
     assert all(link.startswith("https://") or (file.parent / link).is_file() for file, link in links)
     assert "https://example.org/01_second.ipynb" in Links(page(site, "00_first.html")).links
 
@@ -113,6 +117,17 @@ def test_a_widget_shows_its_settings_and_its_picture(site):
 def test_a_hint_stays_hidden_until_it_is_opened(site):
     first = (site / "00_first.html").read_text(encoding="utf-8")
     assert "Look twice." in re.search(r"<details><summary>Hint</summary>(.*?)</details>", first, re.DOTALL)[1]
+
+
+def test_the_contents_are_the_index_and_the_glossary_is_a_page(site):
+    assert Links(page(site, "02_third.html")).links == ["index.html", "glossary.html"]
+    assert "a piece of a word" in page(site, "glossary.html") and "<title>Glossary</title>" in page(site, "glossary.html")
+
+
+def test_folded_code_is_behind_a_line_and_its_output_is_not(site):
+    [(hidden, shown)] = re.findall(r"<details><summary>Code</summary>(.*?)</details>(.*)", page(site, "02_third.html"), re.DOTALL)
+    assert "assert" in hidden and "seen" in shown and "assert" not in shown
+    assert "<summary>Code" not in page(site, "01_second.html")
 
 
 def test_settings_of_controls():

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -96,8 +98,9 @@ def train(folder: Path, **how) -> None:
     trainer = make_trainer(folder, **how)
     plot = LossPlot(folder / "loss.png")
     trainer.add_callback(plot)
-    checkpoint, sentence = where_to_begin(trainer)
-    (folder / "begun.json").write_text(json.dumps([checkpoint and Path(checkpoint).name, sentence]))
+    with redirect_stdout(StringIO()) as printed:
+        checkpoint = where_to_begin(trainer)
+    (folder / "begun.json").write_text(json.dumps([checkpoint and Path(checkpoint).name, printed.getvalue().strip()]))
     trainer.train(resume_from_checkpoint=checkpoint)
     with written_whole(folder / "adapter") as part:
         trainer.save_model(str(part))

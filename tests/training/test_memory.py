@@ -11,9 +11,18 @@ import pytest
 import torch
 from memory_benchmark import SETTINGS, measure, predict
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Trainer,
+    TrainingArguments,
+)
 
-from helpers.training.memory import PeakMemory, estimate_memory, resident_bytes
+from helpers.training.fit import PeakMemory, resident_bytes
+from helpers.training.memory import estimate_memory
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("measures")]
 MB = 1024**2
@@ -105,6 +114,17 @@ def test_one_watcher_does_not_serve_nested_blocks():
     memory = PeakMemory()
     with memory, pytest.raises(RuntimeError, match="already watching"):
         memory.__enter__()
+
+
+def test_as_a_callback_it_watches_while_a_trainer_trains(tmp_path):
+    """Also again after a training that was interrupted, at whose end the trainer calls nobody."""
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 4
+    memory, before = PeakMemory(), threading.active_count()
+    args = TrainingArguments(str(tmp_path), max_steps=2, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True)
+    memory.on_train_begin()
+    Trainer(model, args, train_dataset=rows, callbacks=[memory]).train()
+    assert memory.peak_bytes >= memory.start_bytes > 50 * MB and threading.active_count() == before
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])

@@ -152,18 +152,19 @@ class StopAt(TrainerCallback):
             self.plot.stop()
 
 
-def test_a_run_that_was_stopped_goes_on_in_the_same_kernel(tmp_path, whole):
+def test_a_run_that_was_stopped_goes_on_in_the_same_kernel(tmp_path, whole, capsys):
     """The button leaves a checkpoint, so that not even one step is lost."""
     trainer, plot = make_trainer(tmp_path), LossPlot(tmp_path / "loss.png")
     stop = StopAt(6, plot)
     trainer.add_callback(plot)
     trainer.add_callback(stop)
-    checkpoint, _ = where_to_begin(trainer)
+    checkpoint = where_to_begin(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert plot.stopped
     trainer.remove_callback(stop)
-    checkpoint, sentence = where_to_begin(trainer)
-    assert sentence == f"Training goes on after step 6 of {STEPS}."
+    capsys.readouterr()
+    checkpoint = where_to_begin(trainer)
+    assert capsys.readouterr().out == f"Training goes on after step 6 of {STEPS}.\n"
     trainer.train(resume_from_checkpoint=checkpoint)
     assert same(tmp_path / "run" / "checkpoint-15", whole / "adapter")
 
@@ -172,17 +173,17 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_kernel(tmp_path, whole):
     assert (tmp_path / "run" / "checkpoint-15").is_dir() and not (tmp_path / "run_previous").exists()
 
 
-def test_a_checkpoint_whose_settings_are_not_known_is_kept(tmp_path, whole):
+def test_a_checkpoint_whose_settings_are_not_known_is_kept(tmp_path, whole, capsys):
     shutil.copytree(whole / "run", tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text('{"learning_rate": 0.0')
-    checkpoint, sentence = where_to_begin(make_trainer(tmp_path))
-    assert checkpoint is None and "whose settings are not known was here and is kept in run_previous" in sentence
+    assert where_to_begin(make_trainer(tmp_path)) is None
+    assert "whose settings are not known was here and is kept in run_previous" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_removed_and_the_whole_one_stays(tmp_path, whole):
     shutil.copytree(whole / "run", tmp_path / "run")
     (tmp_path / "run" / "checkpoint-15" / "optimizer.pt").unlink()
-    checkpoint, _ = where_to_begin(make_trainer(tmp_path))
+    checkpoint = where_to_begin(make_trainer(tmp_path))
     assert checkpoint == str(tmp_path / "run" / "checkpoint-12")
     assert [file.name for file in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
 
@@ -201,7 +202,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path, whole, name):
     shutil.copytree(whole / "run", tmp_path / "run", ignore=lambda folder, names: {"checkpoint-15"} & set(names))
     torch.save(Bomb(tmp_path / "exploded"), tmp_path / "run" / "checkpoint-12" / name)
     trainer = make_trainer(tmp_path)
-    checkpoint, _ = where_to_begin(trainer)
+    checkpoint = where_to_begin(trainer)
     assert checkpoint == str(tmp_path / "run" / "checkpoint-12")
     if name == "training_args.bin":
         trainer.train(resume_from_checkpoint=checkpoint)
