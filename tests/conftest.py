@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter):
         kind = "/".join(report.nodeid.split("::")[0].split("/")[1:3])
         kinds[kind] = kinds.get(kind, 0) + report.duration
         if report.when == "call":
-            cells += [(seconds, name, line) for key, name, seconds, line in map(tuple, report.user_properties) if key == "cell"]
+            cells += [tuple(value) for key, value in report.user_properties if key == "cell"]
     write = terminalreporter.write_line
     terminalreporter.section("seconds of each kind of test, all workers together")
     for kind, seconds in sorted(kinds.items(), key=lambda pair: -pair[1])[:15]:

@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +73,7 @@ def rows(batch_size: int, length: int, supervised: float, steps: int) -> dict:
 
 def child(setting: dict) -> int:
     """Train in this process; return the peak RSS in bytes."""
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-    from helpers.model.hardware import training_precision
+    from helpers.model.hardware import score_supervised_only, training_precision
     from helpers.training.fit import PeakMemory
 
     with PeakMemory(interval=0.002) as memory:
@@ -87,6 +85,7 @@ def child(setting: dict) -> int:
 
         setting = {"model": "default", "method": "lora", "target_modules": "all-linear", "r": 8, "batch_size": 4, "length": 64,
                    "supervised": 0.25, "dtype": "float32", "checkpointing": False, "steps": 3} | setting
+        score_supervised_only()
         with tempfile.TemporaryDirectory() as folder:
             args = SFTConfig(output_dir=folder, per_device_train_batch_size=setting["batch_size"], num_train_epochs=1, max_length=setting["length"],
                              completion_only_loss=True, train_sampling_strategy="sequential", activation_checkpointing=setting["checkpointing"],

@@ -68,8 +68,8 @@ def model(folder):
 def make_trainer(model, qwen, tiny_qwen3):
     """Make a TRL trainer for these rows; it writes beside the model, into a path with spaces and Chinese characters."""
     def make(rows, tokenizer=qwen, peft_config=None, **settings):
-        args = SFTConfig(str(tiny_qwen3.parent / "训练 run"), report_to="none", activation_checkpointing=False, **settings,
-                         **training_precision())
+        args = SFTConfig(str(tiny_qwen3.parent / "训练 run"), report_to="none", activation_checkpointing=False,
+                         **training_precision() | settings)
         return SFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=peft_config)
 
     return make
@@ -179,7 +179,7 @@ def test_memory_follows_its_configuration(folder, model):
 def test_train_diagnose_save_and_reload(make_trainer, folder, qwen, tiny_qwen3):
     rows = [row_of(record["messages"], chat_template_kwargs=THINKING_OFF) for record in load_sft_jsonl("data/train.jsonl")[:8]]
     trainer = make_trainer(rows, peft_config=LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"), max_steps=4,
-                           per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1, save_steps=2)
+                           per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1, save_steps=2, bf16=False)
     before = diagnose_adapter(trainer.model, qwen, questions=[QUESTION])
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]

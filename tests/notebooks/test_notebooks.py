@@ -86,7 +86,7 @@ def test_runs_alone_offline_and_twice(path, course, request, record_property):
             shutil.copytree(adapter, course / "outputs" / "07_training" / "adapter")
         run_twice(path, course)
     for cell in code_cells(EXECUTED / path.name):
-        record_property("cell", (path.stem, seconds(cell), cell.source.splitlines()[0][:80]))
+        record_property("cell", (seconds(cell), path.stem, cell.source.splitlines()[0][:80]))
 
 
 def run_twice(path, course):

@@ -5,11 +5,11 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 import torch
 from memory_benchmark import SETTINGS, measure, predict
+from notebook_tools import ROOT
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
@@ -136,7 +136,7 @@ def test_an_interval_that_is_no_time_is_refused(interval):
 SMALL = {"hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
          "head_dim": 6, "vocab_size": 4000}
 SHAPES = {"llama": LlamaConfig(**SMALL, tie_word_embeddings=True), "qwen3": Qwen3Config(**SMALL, tie_word_embeddings=False)}
-QWEN = sorted((Path(__file__).parents[1] / "data" / "model_configs").glob("*.json"))
+QWEN = sorted((ROOT / "data" / "model_configs").glob("*.json"))
 
 
 @pytest.fixture(params=SHAPES)
