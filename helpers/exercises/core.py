@@ -1,122 +1,123 @@
-"""What all checks share: a check prints one line, "Not yet", "✓" or "✗", and never stops the notebook."""
+"""What all checks share: a check prints one line, "Not yet", "✓" or "✗", and never stops the notebook.
+
+The sentences are in sentences.toml, a table for each check. A check is made of a function that takes an answer and
+returns the name of the sentence that fits, alone or with values for its placeholders; "right" accepts the answer.
+"""
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Callable
 from functools import wraps
 from numbers import Real
+from pathlib import Path
 
-
-class Right(str):
-    """The sentence for an answer that is accepted."""
-
-
-class NotYet(Exception):
-    """There is no answer so far."""
+SENTENCES = tomllib.loads((Path(__file__).parent / "sentences.toml").read_text(encoding="utf-8"))
+COMMON = SENTENCES["every_check"]
+Said = str | tuple[str, dict]
 
 
 class Unfit(Exception):
-    """The answer is of another kind than was asked for; the message says what it is."""
+    """The answer can't be judged; the two arguments are the name of the common sentence that says so, and values for it."""
 
 
-def exercise(asked: str, kind: Callable) -> Callable:
-    """Make a check out of a function that judges an answer and returns a sentence, a Right one if it accepts.
+def exercise(kind: Callable, sentences: dict[str, dict[str, str]] = SENTENCES) -> Callable:
+    """Make a check out of a function that judges an answer; its parameters fill placeholders, too.
 
-    asked names what is to be given. kind turns the answer into what the function expects, or raises Unfit.
+    kind turns the answer into what the function expects, or raises Unfit.
     """
     def make(judge: Callable) -> Callable:
+        own = sentences[judge.__name__]
+
         @wraps(judge)
         def check(answer, *context) -> None:
-            print(_line(asked, kind, judge, answer, context))
+            print(_line(kind, judge, own, answer, context))
         return check
     return make
 
 
-def _line(asked: str, kind: Callable, judge: Callable, answer, context: tuple) -> str:
+def _line(kind: Callable, judge: Callable, own: dict[str, str], answer, context: tuple) -> str:
     try:
         if answer is ... or isinstance(answer, dict) and ... in answer.values():
-            raise NotYet
-        said = judge(kind(answer), *context)
-    except NotYet:
-        return f"Not yet: give {asked}."
+            raise Unfit("not_yet", {})
+        given = inspect.signature(judge).bind(kind(answer), *context).arguments
+        said = judge(**given)
+        name, values = (said, {}) if isinstance(said, str) else said
+        return ("✓ " if name == "right" else "✗ ") + own[name].format(**given | values)
     except Unfit as error:
-        return f"✗ {error}. Give {asked}."
+        name, values = error.args
     except Exception as error:  # an answer of the right kind that the judge can't use, such as a tensor of another dtype
-        return f"✗ The check can't use this answer ({type(error).__name__}). Give {asked}."
-    return f"{'✓' if isinstance(said, Right) else '✗'} {said}"
+        name, values = "unusable", {"error": type(error).__name__}
+    return COMMON[name].format(asked=own["asked"], **values)
 
 
-def explain(answer, right, well: str, mistakes: Iterable[tuple[object, str]], otherwise: str, tolerance: float = 1e-9) -> str:
-    """Return the sentence for an answer: Right(well), that of the first mistake which leads to it, or `otherwise`.
-
-    mistakes: (the answer to which it leads, what to say). Numbers may differ by the relative tolerance.
-    """
-    if _same(answer, right, tolerance):
-        return Right(well)
-    return next((sentence for value, sentence in mistakes if _same(answer, value, tolerance)), otherwise)
-
-
-def _same(one, other, tolerance: float) -> bool:
+def near(one, other, tolerance: float = 1e-9) -> bool:
+    """Say whether two answers are the same; numbers may differ by the relative tolerance."""
     if isinstance(one, Real) and isinstance(other, Real):
         return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
     return one == other
+
+
+def explain(answer, right, same: Callable = near, values: dict | None = None, **mistakes) -> Said:
+    """Name the sentence for an answer: "right", the first mistake that leads to it (one of several in a tuple), or "otherwise".
+
+    The right answer, what the mistakes lead to, and `values` fill the placeholders.
+    """
+    ways = {"right": right, **mistakes}
+    fits = {name: any(same(answer, one) for one in (way if isinstance(way, tuple) else (way,))) for name, way in ways.items()}
+    return first(ways | (values or {}), **fits)
+
+
+def first(values: dict | None = None, /, **cases: bool) -> Said:
+    """Name the first case that is true, or "otherwise"; the values are for the placeholders of its sentence."""
+    return next((name for name, true in cases.items() if true), "otherwise"), values or {}
 
 
 def number(answer) -> float:
     """Return a number, also one that NumPy or PyTorch wrapped."""
     if hasattr(answer, "item") and getattr(answer, "size", 1) != 0 and math.prod(getattr(answer, "shape", ())) == 1:
         answer = answer.item()
-    if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
-        raise Unfit(f"A number is asked for, and this is {_called(answer)}")
-    return answer
+    return _fit(answer, isinstance(answer, Real) and not isinstance(answer, bool) and math.isfinite(answer), "not_a_number")
 
 
 def choice(letters: str) -> Callable:
     """Return the kind "one of these letters"."""
-    def one_letter(answer) -> str:
-        letter = answer.strip().lower() if isinstance(answer, str) else ""
-        if len(letter) != 1 or letter not in letters:
-            raise Unfit(f"One of the letters {', '.join(letters)} is asked for, and this is {_called(answer)}")
-        return letter
-    return one_letter
+    return lambda answer: _fit(answer, str(answer).strip().lower() in list(letters), "not_a_letter", letters=", ".join(letters))
 
 
 def some_of(*options) -> Callable:
     """Return the kind "a set with some of these options, or none"."""
     def subset(answer) -> set:
-        if not isinstance(answer, set | frozenset | list | tuple) or any(one not in options for one in answer):
-            raise Unfit(f"A set with some of {', '.join(map(repr, options))} is asked for, and this is "
-                        f"{_called(answer)}")
-        return set(answer)
+        fits = isinstance(answer, set | frozenset | list | tuple) and all(one in options for one in answer)
+        return set(_fit(answer, fits, "not_a_set", options=", ".join(map(repr, options))))
     return subset
 
 
 def instance(cls: type) -> Callable:
     """Return the kind "an object of this class"."""
-    def one(answer):
-        if not isinstance(answer, cls):
-            raise Unfit(f"A {cls.__name__} is asked for, and this is {_called(answer)}")
-        return answer
-    return one
+    return lambda answer: _fit(answer, isinstance(answer, cls), "not_an_instance", kind=cls.__name__)
 
 
 def function(answer) -> Callable:
-    """Return the learner's function, which raises NotYet where it returns nothing and Unfit where it fails."""
-    if not callable(answer):
-        raise Unfit(f"A function is asked for, and this is {_called(answer)}")
-
+    """Return the learner's function, which raises Unfit where it returns nothing and where it fails."""
     def called(*arguments):
         try:
             result = answer(*arguments)
         except Exception as error:
-            raise Unfit(f"The function stopped with {type(error).__name__}: "
-                        f"{str(error).splitlines()[0] if str(error) else 'no text'}") from error
+            text = str(error).splitlines()[0] if str(error) else COMMON["no_text"]
+            raise Unfit("function_failed", {"error": type(error).__name__, "text": text}) from error
         if result is None or result is ...:
-            raise NotYet
+            raise Unfit("not_yet", {})
         return result
+    _fit(answer, callable(answer), "not_a_function")
     return called
 
 
-def _called(answer) -> str:
+def _fit(answer, fits: bool, name: str, **values):
+    """Return the answer if it fits; otherwise raise Unfit with this sentence."""
+    if fits:
+        return answer
     text = repr(answer).splitlines()[0]
-    return text if len(text) <= 30 else f"a {type(answer).__name__}"
+    given = text if len(text) <= 30 else COMMON["too_long_to_show"].format(kind=type(answer).__name__)
+    raise Unfit(name, {"given": given, **values})

@@ -5,14 +5,18 @@ the stub cell of the course notebook is run first, then the wrong answers below,
 """
 import ast
 import builtins
+import inspect
 import re
+from functools import partial
+from string import Formatter
 
 import pytest
 from exercise_answers import ANSWERS
 from notebook_tools import NOTEBOOKS, SOLUTIONS, read
 
 from helpers import exercises
-from helpers.exercises.core import Right, exercise, explain, function, number
+from helpers.exercises import core
+from helpers.exercises.core import choice, exercise, explain, first, function, instance, near, number, some_of
 
 CHECK = re.compile(rf"^({'|'.join(exercises.__all__)})\(.*\Z", re.MULTILINE | re.DOTALL)
 OF_NO_USE = ["'nonsense'", "None", "object()", "float('nan')", "[]", "{}", "True", "lambda *given: given[1000]", "int",
@@ -99,14 +103,59 @@ def test_stub_mistakes_and_solution(path, monkeypatch, capsys):
         assert said("", call).startswith("✓ "), name
 
 
-@exercise("twice the number", number)
+def nodes(of, *kinds):
+    return [node for node in ast.walk(ast.parse(inspect.getsource(inspect.unwrap(of)))) if isinstance(node, kinds)]
+
+
+def strings(of):
+    return {node.value for node in nodes(of, ast.Constant) if isinstance(node.value, str)}
+
+
+def sentences_of(check):
+    """Return the names that a check can return: cases and mistakes, and what it returns by itself, alone or with values."""
+    calls = [call for call in nodes(check, ast.Call) if isinstance(call.func, ast.Name) and call.func.id in ("explain", "first")]
+    cases = [{word.arg: word.value for word in call.keywords if word.arg not in ("same", "values")} for call in calls]
+    names = {name for named in cases for name in named} | {"right" for call in calls if call.func.id == "explain"}
+    if any(getattr(last, "value", None) is not True for *_, last in map(dict.values, cases)):
+        names.add("otherwise")  # no case is always true
+    alone = [node.value for node in nodes(check, ast.Return)] + [node.elts[0] for node in nodes(check, ast.Tuple) if node.elts]
+    return names | {node.value for node in alone if isinstance(node, ast.Constant) and str(node.value).isidentifier()}
+
+
+def test_every_check_has_its_table_of_sentences():
+    assert sorted(core.SENTENCES) == sorted([*exercises.__all__, "every_check"])
+
+
+@pytest.mark.parametrize("name", exercises.__all__)
+def test_every_sentence_is_used_by_its_check_and_every_placeholder_filled(name):
+    check, sentences = getattr(exercises, name), core.SENTENCES[name]
+    assert set(sentences) == sentences_of(check) | {"asked"}
+    values = {*inspect.signature(check).parameters, "right", *strings(check), *(word.arg for word in nodes(check, ast.keyword))}
+    for sentence in sentences.values():
+        assert {field for _, field, _, _ in Formatter().parse(sentence) if field is not None} <= values, sentence
+
+
+def test_every_common_sentence_is_used():
+    assert set(core.SENTENCES["every_check"]) <= strings(core)
+
+
+OWN = {
+    "check_double": {"asked": "twice the number", "right": "Right.", "squared": "Squared: {of} · {of} = {squared}.",
+                     "unchanged": "The same.", "otherwise": "No."},
+    "check_call": {"asked": "a function", "right": "Right.", "otherwise": "No."},
+    "check_kind": {"asked": "it", "right": "Right."},
+}
+
+
+@exercise(number, OWN)
 def check_double(answer, of):
     """Check twice a number."""
-    return explain(answer, 2 * of, "Right.", [(of**2, "Squared."), (of, "The same.")], "No.", tolerance=0.01)
+    return explain(answer, 2 * of, partial(near, tolerance=0.01), squared=of**2, unchanged=of)
 
 
 @pytest.mark.parametrize("answer, line", [
-    (6, "✓ Right."), (6.05, "✓ Right."), (6.2, "✗ No."), (9, "✗ Squared."), (3, "✗ The same."), (..., "Not yet: give twice the number."),
+    (6, "✓ Right."), (6.05, "✓ Right."), (6.2, "✗ No."), (9, "✗ Squared: 3 · 3 = 9."), (3, "✗ The same."),
+    (..., "Not yet: give twice the number."),
     ("6", "✗ A number is asked for, and this is '6'. Give twice the number."),
     (None, "✗ A number is asked for, and this is None. Give twice the number."),
     (True, "✗ A number is asked for, and this is True. Give twice the number."),
@@ -130,15 +179,41 @@ def test_numbers_of_the_libraries_are_numbers(capsys):
     assert capsys.readouterr().out == "✓ Right.\n" * 4
 
 
-def test_a_function_that_fails_or_returns_nothing_is_told_so(capsys):
-    @exercise("a function", function)
-    def check_call(answer):
-        """Check a call."""
-        return Right("Right.") if answer(1) == 2 else "No."
+@exercise(function, OWN)
+def check_call(answer):
+    """Check a call."""
+    return first(right=answer(1) == 2)
 
-    for answer in (lambda x: x + 1, lambda x: x, lambda x: None, lambda x: x["key"], 3):
+
+def test_a_function_that_fails_or_returns_nothing_is_told_so(capsys):
+    def wordless(x):
+        raise ValueError
+
+    for answer in (lambda x: x + 1, lambda x: x, lambda x: None, lambda x: x["key"], wordless, 3):
         check_call(answer)
     assert capsys.readouterr().out.splitlines() == [
         "✓ Right.", "✗ No.", "Not yet: give a function.",
         "✗ The function stopped with TypeError: 'int' object is not subscriptable. Give a function.",
+        "✗ The function stopped with ValueError: no text. Give a function.",
         "✗ A function is asked for, and this is 3. Give a function."]
+
+
+@pytest.mark.parametrize("kind, fitting, other, line", [
+    (choice("abc"), " B ", "bc", "One of the letters a, b, c is asked for, and this is 'bc'"),
+    (some_of(1, 2), [1], {3}, "A set with some of 1, 2 is asked for, and this is {3}"),
+    (instance(dict), {}, [None] * 9, "A dict is asked for, and this is a list"),
+])
+def test_an_answer_of_another_kind_is_told_so(kind, fitting, other, line, capsys):
+    @exercise(kind, OWN)
+    def check_kind(answer):
+        """Check nothing but the kind."""
+        return "right"
+
+    for answer in (fitting, other):
+        check_kind(answer)
+    assert capsys.readouterr().out.splitlines() == ["✓ Right.", f"✗ {line}. Give it."]
+
+
+def test_a_check_that_cannot_use_an_answer_does_not_stop_the_notebook(capsys):
+    check_double(6)  # the number that it doubles is missing
+    assert capsys.readouterr().out == "✗ The check can't use this answer (TypeError). Give twice the number.\n"
