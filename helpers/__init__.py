@@ -1,4 +1,5 @@
 """Small helpers of the course "LoRA, step by step". Import them before torch and transformers."""
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -17,3 +18,5 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 # PEFT asks transformers for a setting by its older name, at every wrapping of a model; nobody who uses either can change that.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning, module=r"transformers\.modeling_utils")
+# bitsandbytes, where it is installed, regrets at every import that it found no faster kernel on the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

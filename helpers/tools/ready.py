@@ -131,10 +131,8 @@ def _cores() -> tuple[bool, str, str]:
     import psutil
 
     cores, busy = os.cpu_count() or 1, sum(psutil.cpu_percent(0.5, percpu=True)) / 100
-    if busy > 0.5:
-        return False, f"{cores}, {math.ceil(busy)} of them busy with something else", (
-            "Everything works, but training takes longer: close other programs and browser tabs, and shut down the kernels of other notebooks.")
-    return cores >= 2, str(cores), "Everything works, but training takes about twice as long: work beside somebody who has two."
+    beside = f"; something else keeps {math.ceil(busy)} busy, and training takes longer until it ends" if busy > 0.5 else ""
+    return cores >= 2, f"{cores}{beside}", "Everything works, but training takes about twice as long: work beside somebody who has two."
 
 
 def _outputs() -> tuple[bool, str, str]:

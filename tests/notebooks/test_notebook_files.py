@@ -31,7 +31,8 @@ def test_committed_without_outputs_and_machine_metadata(path):
     nbformat.validate(notebook)
     assert notebook.metadata == METADATA
     assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(notebook))
-    assert all(cell.metadata in ({}, {"tags": ["long"]}, {"jupyter": {"source_hidden": True}}) for cell in notebook.cells)
+    known = {"tags": ["long"], "jupyter": {"source_hidden": True}}  # takes long; is folded
+    assert all(known.get(name) == value for cell in notebook.cells for name, value in cell.metadata.items())
     assert all(cell.source.strip() for cell in notebook.cells)
 
 

@@ -1,5 +1,6 @@
 """The readiness page, under real conditions: a wrong pin, a folder that can't be written, a bare Python, a full disk."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,8 @@ def test_looks_at_everything_and_says_so_with_its_exit_status(course):
 
 def test_a_computer_that_is_busy_with_something_else_is_told_so(course):
     with started("timeit", "-n", "1", "-r", "1", "while True: pass", folder="."):
-        status, lines = page(course)
-    assert status == 1 and lines["processor cores"][0] == "✗" and "busy with something else" in lines["processor cores"][1]
+        _, lines = page(course)
+    assert re.search(r"; something else keeps \d busy, and training takes longer", lines["processor cores"][1])
 
 
 def test_a_wrong_pin_and_a_missing_package_are_named(course):
