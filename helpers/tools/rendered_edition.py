@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,9 @@ STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :i
 
 
 def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> None:
-    """Write index.html and a page for every notebook below `notebooks` into `folder`."""
+    """Write index.html and a page for every notebook below `notebooks` into `folder`, with the drawings beside them."""
+    if (notebooks / "images").is_dir():
+        shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True)
     rows = []
     for path in sorted(notebooks.rglob("[0-9][0-9]_*.ipynb")):
         place = path.relative_to(notebooks)

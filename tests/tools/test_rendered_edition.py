@@ -57,9 +57,11 @@ def site(tmp_path_factory) -> Path:
     more = [new_markdown_cell("# More\n\n[back](../00_first.ipynb)"), new_code_cell("print(6 * 7)")]
     cells = {"00_first": [new_markdown_cell(FIRST), new_code_cell(WIDGET), new_code_cell(PICTURE)],
              "01_second": [new_markdown_cell("# 01 Second\n\nNo minutes.\n\n[← 00 First](00_first.ipynb)"), new_code_cell("print(2 * 2)")],
-             "02_third": [new_markdown_cell("# 02 Third\n\nFolded.\n\n[Contents](../README.md#the-course) [Glossary](glossary.md)"), folded],
+             "02_third": [new_markdown_cell("# 02 Third\n\nFolded.\n\n[Contents](../README.md#the-course) [Glossary](glossary.md)\n\n"
+                                          "![A drawing.](images/drawing.svg)"), folded],
              "extra/00_more": more}
-    (course / "notebooks").mkdir()
+    (course / "notebooks" / "images").mkdir(parents=True)
+    (course / "notebooks" / "images" / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>", encoding="utf-8")
     (course / "notebooks" / "glossary.md").write_text("# Glossary\n\n| term | meaning |\n| --- | --- |\n| token | a piece of a word |\n", encoding="utf-8")
     for name, content in cells.items():
         file = course / "notebooks" / f"{name}.ipynb"
@@ -102,7 +104,8 @@ def test_every_local_link_leads_to_a_page(site):
 def test_a_page_loads_nothing_and_runs_nothing(site):
     for file in site.rglob("*.html"):
         found = Links(file.read_text(encoding="utf-8"))
-        assert not found.remote() and not found.scripts, file
+        assert all((file.parent / address).is_file() for address in found.remote()) and not found.scripts, file
+    assert Links(page(site, "02_third.html")).remote() == ["images/drawing.svg"] and 'alt="A drawing."' in page(site, "02_third.html")
     assert Links('<link href="https://a.b/c.css"><img src="x.png"><style>@import "d.css"</style>').remote() == [
         "d.css", "https://a.b/c.css", "x.png"]  # the check itself sees them
 
