@@ -161,8 +161,11 @@ def _row(tokenizer, question: str, answer) -> tuple[torch.Tensor, int]:
 
 @torch.inference_mode()
 def _logits(model, rows: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    """Return the logits for each token of the answers and the one after, as [tokens, vocabulary]."""
-    return torch.cat([model(input_ids=ids.to(model.device)).logits[0, max(prompt - 1, 0):].float() for ids, prompt in rows])
+    """Return the logits for each token of the answers and the one after, as [tokens, vocabulary].
+
+    The wrapper is passed by: a trainer with mixed precision makes it compute in 16 bits, which would hide small differences.
+    """
+    return torch.cat([model.base_model(input_ids=ids.to(model.device)).logits[0, max(prompt - 1, 0):].float() for ids, prompt in rows])
 
 
 def _relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -74,10 +74,10 @@ def found(result, name) -> Check:
     return next(check for check in result.checks if check.name == name)
 
 
-def make_trainer(folder, model, steps=3, labels=(-100, -100, 5, 6)):
+def make_trainer(folder, model, steps=3, labels=(-100, -100, 5, 6), **settings):
     rows = [{"input_ids": [1, 2, 3, 4], "labels": list(labels)}, {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, -100]}]
     args = TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=1, learning_rate=0.01, save_strategy="no",
-                             report_to="none", use_cpu=True, disable_tqdm=True)
+                             report_to="none", use_cpu=True, disable_tqdm=True, **settings)
     return Trainer(model, args, train_dataset=rows, data_collator=default_data_collator)
 
 
@@ -358,6 +358,18 @@ def test_no_token_with_loss(tmp_path):
     trainer.train()
     result = diagnose(model, trainer=trainer)
     assert found(result, "steps").ok and "max_length" in found(result, "tokens with loss").mend
+
+
+def test_mixed_precision_in_training_is_no_rounding_of_the_weights(tmp_path):
+    """The trainer leaves the model computing in 16 bits; the weights, and a merged model, are what they were."""
+    model, ids = trained_model(), torch.tensor([[1, 2, 3, 4]])
+    trainer = make_trainer(tmp_path / "run", model, bf16=True)
+    trainer.train()
+    rounded, whole = trainer.model(input_ids=ids).logits, trainer.model.base_model(input_ids=ids).logits
+    assert (rounded - whole).abs().max() > 2e-3 * whole.abs().max(), "the trainer does not compute in 16 bits here"
+    model.save_pretrained(tmp_path / "adapter")
+    result = diagnose(trainer.model, saved=tmp_path / "adapter")
+    assert found(result, "merged model").ok and found(result, "saved copy").ok, result
 
 
 # Bad input
