@@ -12,7 +12,7 @@ from datasets import Dataset
 from notebook_tools import NOTEBOOKS
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_notebooks import check_outputs, execute_offline
+from test_notebooks import CELL_SECONDS, check_outputs, execute_offline
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -206,5 +206,5 @@ def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     monkeypatch.setenv("BASE_MODEL", folder)
     copied = course / "notebooks" / path.name
     shutil.copy(path, copied)
-    execute_offline(copied, course)
+    execute_offline(copied, course, CELL_SECONDS if not os.environ.get("EVERY_CELL_TWICE") else None)
     check_outputs(copied)

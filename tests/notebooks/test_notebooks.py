@@ -25,7 +25,9 @@ from helpers.model.base_model import base_model_path
 # A new network namespace has no way out; its loopback is needed by the kernel's own sockets.
 OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 pytestmark = pytest.mark.slow
-ONE_CELL_SECONDS = 900
+# For one cell; the longest takes 200 s where two tests run, and without a long one none takes 20. Now and then nbclient waits
+# until this limit for a message after a cell with widgets that has ended, and then goes on: so it is not set higher.
+LONG_CELL_SECONDS, CELL_SECONDS = 480, 100
 SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
 NEED_ADAPTER = () if os.environ.get("EVERY_CELL_TWICE") else ("09",)
@@ -126,10 +128,11 @@ def test_solutions_run_alone_and_offline(path, course):
     assert {file.relative_to(course).parts[0] for file in files_of(course) - before} <= {"outputs"}
 
 
-def execute_offline(path, course):
-    """Run a notebook of the copied course in place, with nbmake."""
+def execute_offline(path, course, seconds=None):
+    """Run a notebook of the copied course in place, with nbmake; seconds: the limit for one cell."""
+    seconds = seconds or (LONG_CELL_SECONDS if any(map(takes_long, read(path).cells)) else CELL_SECONDS)
     command = [*offline_prefix(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(course),
-               "--nbmake", "--overwrite", f"--nbmake-timeout={ONE_CELL_SECONDS}", str(path)]
+               "--nbmake", "--overwrite", f"--nbmake-timeout={seconds}", str(path)]
     run = subprocess.run(command, cwd=course, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:]
 
