@@ -55,15 +55,15 @@ def check(file: Path) -> bool:
 
 def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     """Say whether training changed anything in a saved LoRA adapter (PEFT's format, whatever wrote it), and if not, why."""
+    folder = Path(base).expanduser()
+    if not folder.is_dir() and helpers.HUB_OFFLINE is None:  # before anything imports the hub's library, which reads it once
+        os.environ.pop("HF_HUB_OFFLINE", None)  # the base is on the hub, and nobody but the course asked to stay away from it
     from helpers.training.saving import adapter_folder, read_record
 
     try:
         record = read_record(adapter_folder(adapter)) or {"base_dtype": "auto"}
     except ValueError as error:
         raise WrongUse(str(error)) from error
-    folder = Path(base).expanduser()
-    if not folder.is_dir() and helpers.HUB_OFFLINE is None:
-        os.environ.pop("HF_HUB_OFFLINE")  # the base is on the hub, and nobody but the course asked to stay away from it
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers.adapter import FAULTS, diagnose_adapter

@@ -94,3 +94,10 @@ def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp
     assert status == 1 and not text and "only LoRA adapters can be examined" in complaint
     status, text, complaint = command("diagnose", adapter, "--base", tmp_path)
     assert status == 2 and not text and "this model can't be loaded" in complaint
+
+
+def test_a_base_on_the_hub_is_looked_for_whatever_model_the_course_uses(adapter, monkeypatch):
+    monkeypatch.setenv("BASE_MODEL", "no/such-model")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    status, text, complaint = command("diagnose", adapter, "--base", "no/other-model")
+    assert status == 2 and not text and "this model can't be loaded" in complaint
