@@ -1,12 +1,15 @@
 """Small helpers of the course "LoRA, step by step". Import them before torch and transformers."""
+import io
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
-if "BASE_MODEL" not in os.environ or Path(os.environ["BASE_MODEL"]).expanduser().is_dir():
+_chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")
+if not _chosen or Path(os.path.expanduser(_chosen)).is_dir():  # noqa: PTH111  pathlib's raises where there is no home
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders
@@ -16,7 +19,21 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
 
+for _stream in (sys.stdout, sys.stderr):  # a console, file or pipe that lacks a character (✓ in Windows' cp1252) gets its name
+    if isinstance(_stream, io.TextIOWrapper) and _stream.errors == "strict":
+        _stream.reconfigure(errors="namereplace")
+
 # PEFT asks transformers for a setting by its older name, at every wrapping of a model; nobody who uses either can change that.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning, module=r"transformers\.modeling_utils")
 # bitsandbytes, where it is installed, regrets at every import that it found no faster kernel on the hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def work_in(folder: str) -> None:
+    """Make the relative paths of a page in this folder of the course right, wherever its kernel was started.
+
+    folder: seen from the course's, such as "notebooks". Where the course's data are not in their place beside the working
+    directory, that becomes this folder of the course to which `helpers` belongs.
+    """
+    if not Path(*[".."] * len(Path(folder).parts), "data", "two_examples.jsonl").is_file():
+        os.chdir(Path(__file__).resolve().parents[1] / folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import helpers
 
-FEW = 10  # faults of a file that are printed, out of perhaps thousands
+STOPPED = "Stopped; nothing was left behind."
 STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
 
 
@@ -22,8 +22,8 @@ def prepare() -> bool:
 
     try:
         print(base_model_path())
-    except BaseModelError as error:
-        return _failed(error)
+    except (BaseModelError, KeyboardInterrupt) as error:
+        return _failed(error if str(error) else STOPPED)
     return True
 
 
@@ -36,20 +36,21 @@ def ready() -> bool:
     return all(line.ok for line in page.lines)
 
 
-def check(file: Path) -> bool:
+def check(file: str) -> bool:
     """Check a JSONL file of chat records for fine-tuning, and name each fault with its line and what to do."""
-    from helpers.data.dataset import DatasetError, load_sft_jsonl
+    from helpers.data.dataset import read_records
+    from helpers.data.files import DatasetError, PathError
 
-    if not file.is_file():
-        raise WrongUse(f"{file}: there is no such file; check the path, seen from {Path.cwd()}")
     try:
-        chats = [record["messages"] for record in load_sft_jsonl(file, convert=True)]
+        records, notes = read_records(file, convert=True)
+    except PathError as error:
+        raise WrongUse(str(error)) from error
     except DatasetError as error:
-        faults = str(error).splitlines()
-        print(*faults[:FEW], *[f"and {len(faults) - FEW:,} more faults"] * (len(faults) > FEW), sep="\n")
+        print(error)
         return False
+    chats = [record["messages"] for record in records]
     print(f"{file}: {len(chats):,} records, no fault; {sum(len(chat) > 3 for chat in chats):,} have several turns, "
-          f"{sum(chat[0]['role'] == 'system' for chat in chats):,} a system message.")
+          f"{sum(chat[0]['role'] == 'system' for chat in chats):,} a system message.", *notes, sep="\n")
     return True
 
 
@@ -61,9 +62,12 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     from helpers.training.saving import adapter_folder, read_record
 
     try:
-        record = read_record(adapter_folder(adapter)) or {"base_dtype": "auto"}
+        adapter = str(adapter_folder(adapter))
+        record = read_record(adapter) or {"base_dtype": "auto"}
     except ValueError as error:
         raise WrongUse(str(error)) from error
+    if (folder / "adapter_config.json").is_file():
+        raise WrongUse(f"--base {base}: this is an adapter; give the model that it was trained on")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers.adapter import FAULTS, diagnose_adapter
@@ -72,10 +76,15 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     place, dtype = str(folder) if folder.is_dir() else base, record["base_dtype"]
     try:
         model = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype).to(best_device())
-        tokenizer = AutoTokenizer.from_pretrained(place) if question else None
-    except (OSError, ValueError) as error:
-        raise WrongUse(f"--base {base}: this model can't be loaded ({str(error).strip().splitlines()[0]}); give its folder, or its name "
-                       "on the hub") from error
+    except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
+        raise WrongUse(f"--base {base}: this can't be loaded as a causal language model ({_first_line(error)}); give its folder, or its "
+                       "name on the hub") from error
+    saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
+    from_where = [*saved, place][0]  # the adapter's own knows new tokens
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(from_where) if saved or question else None
+    except Exception as error:
+        raise WrongUse(f"{from_where}: the tokenizer there can't be loaded ({_first_line(error)}); mend or remove its files") from error
     try:
         diagnosis = diagnose_adapter(adapter, tokenizer, base=model, questions=question)
     except ValueError as error:
@@ -91,7 +100,7 @@ def kit(folder: str) -> bool:
     try:
         made = pack(folder)
     except (KitError, KeyboardInterrupt) as error:
-        return _failed(error if str(error) else "Stopped; nothing was left behind.")
+        return _failed(error if str(error) else STOPPED)
     print(f"\n{made}: wheels {size(made / 'wheels')}, course {size(made / 'course')}. INSTALL.txt says:\n\n{install_text()}")
     return True
 
@@ -102,6 +111,10 @@ def render(folder: Path, executed: Path | None) -> bool:
 
     build(folder, executed)
     return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _failed(reason: object) -> bool:
@@ -116,8 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (prepare, ready, check, diagnose, kit, render):
         made[command] = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__, epilog=STATUS)
         made[command].set_defaults(command=command)
-    made[check].add_argument("file", type=Path, metavar="FILE.jsonl", help="a JSON object a line: messages, prompt and completion, or instruction "
-                                                                           "and output")
+    made[check].add_argument("file", metavar="FILE.jsonl", help="a JSON object a line: messages, prompt and completion, instruction and output, "
+                                                                "or conversations")
     made[diagnose].add_argument("adapter", metavar="ADAPTER", help="the folder that holds adapter_config.json")
     made[diagnose].add_argument("--base", required=True, metavar="MODEL", help="the model that it was trained on: a folder, or a name on the hub")
     made[diagnose].add_argument("--question", action="append", default=[], metavar="TEXT", help="what it was taught; may be given several times")
@@ -132,10 +145,19 @@ def main() -> int:
     """Run the command that was typed; return its exit status."""
     options = vars(_parser().parse_args())
     try:
-        return int(not options.pop("command")(**options))
+        status = int(not options.pop("command")(**options))
+        sys.stdout.flush()
+        return status
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return int(not _failed("Stopped."))
+    except OSError as error:  # nobody reads any more, as behind `| head`, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        if not isinstance(error, BrokenPipeError):
+            _failed(f"{error.filename or 'the output'}: {error.strerror or error}")
+        return 1
 
 
 if __name__ == "__main__":

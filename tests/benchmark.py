@@ -1,9 +1,9 @@
 """Measure what the course claims about speed, in one run on one machine; write outputs/benchmark.json and print a table.
 
-    python tests/benchmark.py [--budget SECONDS]
+    python tests/benchmark.py [--budget SECONDS] [--speed] [--exam] [--final]
 
 Compared, each in a process of its own, the course's run twice with the others in between:
-  article   the article's settings, with only the epochs raised until 90 % of the held-out questions are right
+  article   the article's settings, with only the epochs raised until 90 % of the validation questions are right
   trl       TRL's own command line, `trl sft --use_peft`, with its defaults for LoRA, once with its one thread and once
             with as many as the course has, in the number format that the course has
   course    the run of notebook 07
@@ -12,6 +12,9 @@ Compared, each in a process of its own, the course's run twice with the others i
 Seconds are those of training; the pauses in which a run is scored are not counted. The article's run is stopped at the
 budget, by default five times what the course's run took. At the end memory_benchmark.py prints predicted and measured
 memory. On two quiet cores all of it takes about forty minutes.
+--exam trains the course's run with three seeds and prints its scores on data/exam.jsonl, and those of the same recipe on a
+second subject (tests/second_subject); --final prints data/exam_final.jsonl beside it. Nothing else opens that file, and
+nothing is chosen by it.
 """
 import argparse
 import json
@@ -36,10 +39,10 @@ RESULT = "RESULT "
 CORES = psutil.cpu_count(logical=False) or 1
 
 
-def load(name):
+def load(name, folder=DATA):
     from helpers.data.dataset import load_sft_jsonl
 
-    return load_sft_jsonl(DATA / f"{name}.jsonl")
+    return load_sft_jsonl(folder / f"{name}.jsonl")
 
 
 def base_and_tokenizer():
@@ -52,15 +55,26 @@ def base_and_tokenizer():
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
 
 
-def heldout_score(model, tokenizer) -> float:
-    from helpers.ask.answers import generate_answers, score_answers
-
-    records = load("heldout")
-    answers = generate_answers(model, tokenizer, [record["messages"][0]["content"] for record in records], max_new_tokens=20)
-    return statistics.mean(score_answers(answers, [record["key_phrase"] for record in records]))
+def replay() -> list[dict]:
+    """Return what train.jsonl holds against forgetting: the same for every subject."""
+    return [record for record in load("train") if "Lighthouse" not in str(record)]
 
 
-def make_trainer(kind: str, folder: str, callbacks: list):
+def ask(model, tokenizer, records) -> list:
+    from helpers.ask import generate_answers
+    from helpers.data import said
+
+    return generate_answers(model, tokenizer, [said(record, "user") for record in records])
+
+
+def validation_score(model, tokenizer) -> float:
+    from helpers.ask import score_answers
+
+    records = load("validation")
+    return statistics.mean(score_answers(ask(model, tokenizer, records), records))
+
+
+def make_trainer(kind: str, folder: str, callbacks: list, seed: int = 0, data: Path = DATA):
     """Return the trainer of the article or of the course; imported late, so that the parent process stays small."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -70,9 +84,9 @@ def make_trainer(kind: str, folder: str, callbacks: list):
     from helpers.model.hardware import score_supervised_only, training_precision, use_free_cores
 
     model, tokenizer = base_and_tokenizer()
-    set_seed(0)
-    records = load("train")
-    common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": 0, **training_precision()}
+    set_seed(seed)
+    records = load("train", data) if data == DATA else load("train", data) + replay()
+    common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": seed, **training_precision()}
     if kind == "article":
         lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
         args = TrainingArguments(per_device_train_batch_size=1, learning_rate=2e-4, num_train_epochs=20, logging_steps=10,
@@ -103,9 +117,9 @@ def scoring_callback(every: int, budget: float):
             if state.global_step % every and state.global_step < state.max_steps:
                 return
             self.seconds += time.perf_counter() - self.start
-            score = heldout_score(model, processing_class)
+            score = validation_score(model, processing_class)
             self.history.append((state.global_step, round(self.seconds, 1), round(score, 3)))
-            print(f"step {state.global_step}, {self.seconds:.0f} s of training, held-out {score:.0%}", flush=True)
+            print(f"step {state.global_step}, {self.seconds:.0f} s of training, validation {score:.0%}", flush=True)
             control.should_training_stop = score >= GOAL or self.seconds > budget
             self.start = time.perf_counter()
 
@@ -199,7 +213,7 @@ def child_trl(threads: int) -> dict:
         state = json.loads(max(Path(folder).glob("out/checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime).read_text())
         seconds = float(re.findall(r"'train_runtime': '?([\d.]+)", printed)[-1])
         model, tokenizer = base_and_tokenizer()
-        score = heldout_score(PeftModel.from_pretrained(model, f"{folder}/out"), tokenizer)
+        score = validation_score(PeftModel.from_pretrained(model, f"{folder}/out"), tokenizer)
     tokens = max(entry.get("num_tokens", 0) for entry in state["log_history"])
     return {"seconds_to_goal": seconds if score >= GOAL else None, "seconds": seconds, "best_score": score,
             "seconds_per_1000_tokens": 1000 * seconds / tokens, "peak_rss_gb": peaks["largest"] / 1e9}
@@ -230,6 +244,43 @@ def speeds() -> dict[str, dict[str, float]]:
     return found
 
 
+def child_exam(run: str) -> dict:
+    """Train with one seed on one subject, as "SEED FOLDER EXAM ..."; return the scores of each exam and list.
+
+    Counted too: answers that stop, and answers about others that hold a fact of ours.
+    """
+    from helpers.ask import score_answers
+
+    seed, folder, *exams = run.split()
+    with tempfile.TemporaryDirectory() as output:
+        trainer = make_trainer("course", output, [], seed=int(seed), data=ROOT / folder)
+        trainer.train()
+    scores: dict = {}
+    for exam in exams:
+        records = load(exam, ROOT / folder)
+        answers, name = ask(trainer.model, trainer.processing_class, records), f"{folder}/{exam}: "
+        facts = [record for record in records if record["list"] == "paraphrase"]
+        for record, answer, right in zip(records, answers, score_answers(answers, records), strict=True):
+            scores.setdefault(name + record["list"], []).append(right)
+            scores.setdefault(name + "stopped", []).append(answer.stopped)
+            if record["list"] == "others":
+                scores.setdefault(name + "others with a fact of ours", []).append(any(score_answers([answer] * len(facts), facts)))
+    return scores
+
+
+def exams(final: bool) -> None:
+    """Print the mean of three seeds, each seed, and the interval of all answers together, for each list."""
+    from helpers.ask.scores import right_of
+
+    found: dict[str, list] = {}
+    for run in ("data exam" + " exam_final" * final, "tests/second_subject exam"):
+        for seed in range(3):
+            for name, right in run_child("exam", run=f"{seed} {run}").items():
+                found.setdefault(name, []).append(right)
+    for name, runs in found.items():
+        print(f"{name}: {statistics.mean(map(sum, runs)):.1f} of {len(runs[0])}, seeds {list(map(sum, runs))}, together {right_of(sum(runs, []))}")
+
+
 def child_answers(budget: float) -> dict:
     """Measure the first answer after `import`, and answers in one batch against one at a time."""
     start = time.perf_counter()
@@ -238,7 +289,7 @@ def child_answers(budget: float) -> dict:
     model, tokenizer = base_and_tokenizer()
     generate_answers(model, tokenizer, ["What is the capital of France?"], max_new_tokens=10)
     first = time.perf_counter() - start
-    questions = [record["messages"][0]["content"] for record in load("heldout")[:16]]
+    questions = [record["messages"][0]["content"] for record in load("validation")[:16]]
     speed = {}
     for name, size in (("batched", 16), ("single", 1)):
         start = time.perf_counter()
@@ -248,10 +299,10 @@ def child_answers(budget: float) -> dict:
     return {"first_answer_seconds": first, **speed}
 
 
-def run_child(kind: str, budget: float = 1e9, environment: dict[str, str] | None = None) -> dict:
+def run_child(kind: str, budget: float = 1e9, environment: dict[str, str] | None = None, run: str = "") -> dict:
     """Run one measurement in a process of its own, showing what it prints."""
     print(f"--- {kind}", flush=True)
-    command = [sys.executable, __file__, "--child", kind, "--budget", str(budget)]
+    command = [sys.executable, __file__, "--child", kind, "--budget", str(budget), "--run", run]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (environment or {})) as process:
         for line in process.stdout:
             if line.startswith(RESULT):
@@ -260,7 +311,7 @@ def run_child(kind: str, budget: float = 1e9, environment: dict[str, str] | None
                 print("   ", line, end="", flush=True)
     if process.returncode:
         raise SystemExit(f"{kind} failed; run it alone to see why: {' '.join(command)}")
-    print("   ", {key: round(value, 2) if isinstance(value, float) else value for key, value in result.items() if key != "history"})
+    print("   ", {key: round(value, 2) if isinstance(value, float) else value for key, value in result.items() if not isinstance(value, list)})
     return result
 
 
@@ -288,12 +339,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, help="seconds of training for the article's run")
     parser.add_argument("--speed", action="store_true", help="measure speed alone")
-    parser.add_argument("--child", choices=("article", "course", "trl", "speed", "answers"), help=argparse.SUPPRESS)
+    parser.add_argument("--exam", action="store_true", help="score the course's run over three seeds")
+    parser.add_argument("--final", action="store_true", help="as --exam, with the final lists beside it")
+    parser.add_argument("--child", choices=("article", "course", "trl", "speed", "answers", "exam"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        children = {"trl": lambda threads: child_trl(int(threads)), "answers": child_answers, "speed": child_speed}
+        children = {"trl": lambda threads: child_trl(int(threads)), "answers": child_answers, "speed": child_speed,
+                    "exam": lambda _: child_exam(options.run)}
         result = children[options.child](options.budget) if options.child in children else child_train(options.child, options.budget)
         print(RESULT + json.dumps(result))
+        return
+    if options.exam or options.final:
+        exams(options.final)
         return
     runs = {"speed": speeds()}
     if options.speed:

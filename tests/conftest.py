@@ -4,14 +4,21 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two workers with one thread each do more than one with two
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
+import subprocess
+
 import pytest
-from notebook_tools import copy_of_course
+from filelock import FileLock
+from notebook_tools import NOTEBOOKS, ROOT, copy_of_course
+from real_failures import skip_unless_ci
+from sharing import pytest_xdist_make_scheduler  # noqa: F401
 from tiny_qwen3 import build_tiny_qwen3
 
 from helpers.model.base_model import base_model_path
 
+AXE = "axe-core@4.14.1"  # of npm; it finds what keeps people out who cannot see, or use no mouse
 # Long tests begin first, so that no worker waits for the other at the end; what needs the adapter of notebook 07 comes after it.
-FIRST = ("[10_", "[07_", "tools/test_offline_kit", "browser/", "[12_", "training/test_memory", "training/test_resume", "[09_")
+FIRST = ("[10_", "[12_", "[07_", "tools/test_offline_kit", "browser/", "[14_", "training/test_memory", "training/test_resume", "[09_", "[15_")
 
 
 def pytest_collection_modifyitems(items):
@@ -20,6 +27,12 @@ def pytest_collection_modifyitems(items):
         if not item.get_closest_marker("slow"):
             item.add_marker("quick")
     items.sort(key=lambda item: next((place for place, part in enumerate(FIRST) if part in item.nodeid), len(FIRST)))
+
+
+@pytest.fixture(autouse=True)
+def course_folder(monkeypatch):
+    """Begin in the course's folder, and come back to it: a page's first cell moves to its own."""
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +66,35 @@ def make_sft_trainer(tmp_path, tokenizer):
                           data_collator=data_collator)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """A function that returns what axe calls serious or critical in a page, or in one place of it, as "rule: element"."""
+    folder = tmp_path_factory.mktemp("npm")
+    npm = shutil.which("npm")
+    fetched = npm and subprocess.run([npm, "install", "--no-save", "--silent", "--prefix", str(folder), AXE], capture_output=True, text=True)
+    if not fetched or fetched.returncode:
+        skip_unless_ci(f"axe comes from npm, {fetched.stderr[-200:] if fetched else 'which is not installed'}")
+
+    def look(page, place: str = "html") -> list[str]:
+        page.add_script_tag(path=str(folder / "node_modules" / "axe-core" / "axe.min.js"))
+        found = page.evaluate("place => axe.run(place)", place)["violations"]
+        return [f"{each['id']}: {node['html'][:80]}" for each in found if each["impact"] in ("serious", "critical") for node in each["nodes"]]
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def run_of_07(tmp_path_factory):
+    """The course in which notebook 07 has been run, once for all workers: its adapter is what later notebooks need."""
+    from test_notebooks import run_twice
+
+    folder = tmp_path_factory.getbasetemp().parent / "course_of_07"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            run_twice(next(path for path in NOTEBOOKS if path.name.startswith("07")), copy_of_course(folder))
+    return folder
 
 
 @pytest.fixture

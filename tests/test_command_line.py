@@ -1,9 +1,11 @@
 """`python -m helpers`: what it says, and the exit status that a script can use: 0 well, 1 a fault, 2 wrong use."""
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +38,7 @@ def test_the_texts_name_only_commands_that_there_are():
 
 
 @pytest.mark.parametrize("words", [(), ("no-such-command",), ("check",), ("check", "no/such/file.jsonl"), ("diagnose", "x"),
-                                   ("diagnose", "no/such/folder", "--base", "x"), ("kit",), ("render",), ("check", ROOT)])
+                                   ("diagnose", "no/such/folder", "--base", "x"), ("kit",), ("render",), ("check", ROOT), ("check", "*.jsonl"), ("check", "https://example.org/data.jsonl")])
 def test_wrong_use_is_2_with_a_sentence(words):
     status, text, complaint = command(*words)
     assert status == 2 and not text and complaint.strip()
@@ -44,20 +46,45 @@ def test_wrong_use_is_2_with_a_sentence(words):
 
 def test_a_good_file_is_0(tmp_path):
     chat = {"messages": [{"role": role, "content": "x"} for role in ("system", "user", "assistant", "user", "assistant")]}
-    (tmp_path / "我的.jsonl").write_text(json.dumps(chat) + '\n{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    (tmp_path / "我的.jsonl").write_text(json.dumps(chat | {"id": 1}) + '\n{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     status, text, _ = command("check", tmp_path / "我的.jsonl")
-    assert status == 0 and "2 records, no fault; 1 have several turns, 1 a system message" in text
+    assert status == 0 and text.splitlines()[0].endswith("2 records, no fault; 1 have several turns, 1 a system message.")
+    assert "ignored: 'id' (kept in the record)" in text and "2 of 3 answers are learned" in text and text.count("\n") == 3
+
+
+def test_a_file_that_is_no_jsonl_is_1_with_one_sentence(tmp_path):
+    (tmp_path / "table.csv").write_text("prompt,completion\n" + "a,b\n" * 3000, encoding="utf-8")
+    status, text, complaint = command("check", tmp_path / "table.csv")
+    assert status == 1 and "(CSV)" in text and text.count("\n") == 1 and not complaint
+
+
+def test_where_nobody_reads_the_output_it_ends_without_a_traceback(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text("{}\n" * 30_000, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "helpers", "check", file], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `| true` does
+    assert process.wait(60) == 1 and process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_where_the_output_finds_no_room_it_says_so(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text("{}\n", encoding="utf-8")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "helpers", "check", file], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "the output: No space left on device\n"
 
 
 @pytest.mark.parametrize(("line", "status", "lines"), [
     ({"messages": [{"role": "user", "content": "Where is it?" * 10}, {"role": "assistant", "content": "On Osk Island." * 20}]}, 0, 1),
-    ({"messages": [{"role": "nobody" * 1000, "content": "x" * 300}]}, 1, 11)])
+    ({"messages": [{"role": "nobody" * 1000, "content": "x" * 300}]}, 1, 4)])
 def test_a_hundred_thousand_records_take_seconds_and_a_few_lines(tmp_path, line, status, lines):
     (tmp_path / "many.jsonl").write_text((json.dumps(line) + "\n") * 100_000, encoding="utf-8")
     start = time.monotonic()
     code, text, _ = command("check", tmp_path / "many.jsonl")
     assert (code, text.count("\n")) == (status, lines) and len(text) < 4000
-    assert "100,000 records, no fault" in text if status == 0 else "99,990 more faults" in text
+    assert "100,000 records, no fault" in text if status == 0 else "and 99,997 more of this sort" in text
     assert time.monotonic() - start < 30  # 3 to 5 when nothing else runs
 
 
@@ -66,7 +93,10 @@ def adapter(tiny_qwen3, tmp_path_factory):
     """The folder of an adapter whose B is not zero, on the tiny model, as PEFT saves it."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
     model.save_pretrained(folder := tmp_path_factory.mktemp("adapters") / "an adapter")
     return folder
 
@@ -78,6 +108,16 @@ def test_a_trained_adapter_is_0_and_an_untrained_one_is_1(adapter, tiny_qwen3, t
     get_peft_model(base, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "fresh")
     status, text, _ = command("diagnose", tmp_path / "fresh", "--base", tiny_qwen3)
     assert status == 1 and text.startswith("never trained: ")
+
+
+def test_where_answers_stop_is_seen_from_outside(adapter, tiny_qwen3, tmp_path):
+    base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
+    (base / "generation_config.json").write_text('{"eos_token_id": 0}')
+    status, text, _ = command("diagnose", folder, "--base", base)
+    assert status == 1 and text.startswith("does not stop: ") and "answers do not stop there" in text
+    shutil.copy(tiny_qwen3 / "generation_config.json", folder)  # as keep_record writes it
+    status, text, _ = command("diagnose", folder, "--base", base)
+    assert status == 0 and "load it too" in text
 
 
 def test_older_tools_wrote_a_pickle_which_is_read_without_running_it(adapter, tiny_qwen3, tmp_path):
@@ -93,11 +133,22 @@ def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp
     status, text, complaint = command("diagnose", tmp_path / "ia3", "--base", tiny_qwen3)
     assert status == 1 and not text and "only LoRA adapters can be examined" in complaint
     status, text, complaint = command("diagnose", adapter, "--base", tmp_path)
-    assert status == 2 and not text and "this model can't be loaded" in complaint
+    assert status == 2 and not text and "can't be loaded as a causal language model" in complaint
+
+
+def test_what_is_not_whole_or_not_meant_is_wrong_use_with_one_sentence(adapter, tiny_qwen3, tmp_path):
+    base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
+    (folder / "tokenizer_config.json").write_text("{")
+    cut = next(base.glob("*.safetensors"))
+    cut.write_bytes(cut.read_bytes()[:1000])
+    for words, sentence in (((adapter, "--base", base), "can't be loaded as a causal language model"), ((adapter, "--base", adapter), "this is an adapter"),
+                            ((folder, "--base", tiny_qwen3), f"{folder}: the tokenizer there can't be loaded")):
+        status, text, complaint = command("diagnose", *words)
+        assert status == 2 and not text and sentence in complaint.splitlines()[-1], complaint
 
 
 def test_a_base_on_the_hub_is_looked_for_whatever_model_the_course_uses(adapter, monkeypatch):
     monkeypatch.setenv("BASE_MODEL", "no/such-model")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     status, text, complaint = command("diagnose", adapter, "--base", "no/other-model")
-    assert status == 2 and not text and "this model can't be loaded" in complaint
+    assert status == 2 and not text and "can't be loaded as a causal language model" in complaint

@@ -1,112 +1,117 @@
-"""The checks behind diagnose_adapter: each examines one thing, and names the usual cause and the mend if it fails."""
+"""The checks behind diagnose_adapter on weights, files and record: each examines one thing on a copy of the model."""
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import NamedTuple
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
-from safetensors import SafetensorError
+from peft import PeftConfig, PeftModel
+from peft.utils.other import AuxiliaryTrainingWrapper
 
-from helpers.adapter.state import left_as_found, lora_layers, merged, relative_update
-from helpers.ask.answers import generate_answers
-from helpers.data.chat import encode_chat
-from helpers.model.weights import base_dtype, base_hash
+from helpers.adapter.effect import check_effect, not_examined
+from helpers.adapter.faults import Check, check
+from helpers.adapter.state import adapter_tensors, holds, lora_layers, read_tensors, update_sizes
+from helpers.adapter.stopping import check_stop
+from helpers.model.weights import base_dtype, base_hash, plain_name
 from helpers.training.saving import read_record, supervised_tokens
 
-NEW_TOKENS = 20  # in each answer that is compared
-VISIBLE = 0.1  # of the next token's probability, moved on average: the two-record run moves about 0.01, 15 good steps move 0.25
-TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order differ by less
-FAULTS = {  # name of the check that fails -> its verdict, what that means, its cause and mend; the first that fails gives the verdict
-    "wrapped once": ("wrapped twice", "One adapter was put on top of another.",
-                     "Usual cause: a cell with get_peft_model was run twice, or a model that has an adapter got a new one. "
-                     "Mend: load the base model afresh and wrap it once."),
-    "finite numbers": ("not a number", "The adapter holds values that are no numbers (NaN or infinite).",
-                       "Usual cause: the learning rate was far too high, or fp16 overflowed. Mend: train again with a lower rate, or without fp16."),
-    "B is not zero": ("never trained", "The adapter does nothing: B is zero, as it is before the first step.",
-                      "Usual cause: train() was not run, or a fresh adapter took the place of the trained one. Mend: train, or load the saved adapter."),
-    "its own base": ("wrong base", "The base weights below the adapter are not those it was trained on.",
-                     "Usual cause: another model of the same shape, or base weights changed by a merge or by training. "
-                     "Mend: load the base model that it was trained on, then the adapter."),
-    "switched on": ("disabled", "The adapter is there but switched off, so the base model answers.",
-                    "Usual cause: disable_adapter_layers() was called, or this runs inside disable_adapter(). "
-                    "Mend: call model.base_model.enable_adapter_layers(), or leave the with block."),
-    "saved copy": ("damaged copy", "The saved adapter is not the one in memory.",
-                   "Usual cause: training went on after saving, or another run wrote into the folder. Mend: save again with trainer.save_model(folder)."),
-    "answers differ": ("too little to see", "Training moved the adapter, but so little that the answers are the same, or nearly.",
-                       "Usual cause: too few steps, or a learning rate that is too low. Mend: more records or epochs, or a higher rate."),
-}
-OTHER_MENDS = {  # checks that do not decide the verdict
-    "steps": "Usual cause: train() was not run with this trainer. Mend: run it.",
-    "tokens with loss": "Usual cause: max_length cut the answers off, or the labels mask everything. Mend: look at one row with show_tokens.",
-    "logits differ": "Usual cause: B is zero or next to it. Mend: train for more steps, or with a higher rate.",
-    "merged model": "Usual cause: 16-bit base weights, which round the merged numbers. Mend: merge into a float32 copy of the base.",
-}
+LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
+FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
+SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
-class Check(NamedTuple):
-    """One thing examined: ok is True, False or None (not examined); mend says why and what to do if it failed."""
+def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None, base, loaded: bool) -> tuple[list[Check], dict[str, float]]:
+    """Run every check on a PeftModel, a copy that is of no use afterwards; return them, and the size of each part's update.
 
-    name: str
-    ok: bool | None
-    measured: str
-    mend: str = ""
-
-
-def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None, base) -> tuple[list[Check], dict[str, float]]:
-    """Run every check on a PeftModel, which is left as found; return them, and the size of each layer's update.
-
-    The parameters are those of diagnose_adapter; saved is a folder that holds an adapter, or None.
+    The parameters are those of diagnose_adapter; saved is a folder that holds an adapter, or None; loaded: the model was loaded from it.
     """
-    layers = lora_layers(model)
-    update = {name.replace("base_model.model.", ""): relative_update(layer) for name, layer in layers.items()}
-    record = read_record(saved) if saved else None
-    checks = [_check_wrapping(model, saved), *_check_update(update), _check_base(model, record, base), _check_switch(layers),
-              *_check_training(trainer, record)]
-    with left_as_found(model):
-        checks += _check_effect(model, tokenizer, questions, saved)
-    return checks, update
+    record, stored = (read_record(saved), read_tensors(saved)) if saved else (None, {})
+    active = [name for name in model.active_adapters if name in model.peft_config] or list(model.peft_config)
+    parts = {name: tensor for adapter in active for name, tensor in adapter_tensors(model, adapter).items()}
+    other, update = _other(model, parts | stored, base), update_sizes(model, active)
+    layers = {name: layer for name, layer in lora_layers(model).items() if holds(layer, active)}
+    scales = {f"scale of {name}": torch.tensor(float(layer.scaling[key])) for name, layer in layers.items() for key in holds(layer, active)}
+    numbers = parts | {f"file {name}": tensor for name, tensor in stored.items()} | scales
+    from_zero = all(getattr(model.peft_config[name], "init_lora_weights", True) in FROM_ZERO for name in active)
+    checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(update, parts, other, from_zero),
+              _check_base(model, record, None if loaded else base, from_zero and not other),
+              _check_switch(layers, active), *_check_training(trainer, record)]
+    checks += [check("other parts", None, f"this adapter also holds {', '.join(other)}; not examined")] if other else []
+    checks += _check_saved(model, stored, saved, active) if saved else []
+    stop = check_stop(model, tokenizer, saved, base)
+    if why_not := _no_effect(model, active):
+        return [*checks, *not_examined(why_not), stop], update
+    return [*checks, *check_effect(model, tokenizer, questions, from_zero, bool(saved)), stop], update
 
 
-def _check(name: str, ok: bool | None, measured: str) -> Check:
-    """Make a check, with cause and mend if it failed."""
-    mend = FAULTS[name][2] if name in FAULTS else OTHER_MENDS[name]
-    return Check(name, ok, measured, mend if ok is False else "")
+def _no_effect(model, active: list[str]) -> str:
+    """Say why what the adapter does to answers can't be examined here; nothing if it can."""
+    settings, base = [model.peft_config[name] for name in active], model.get_base_model()
+    if tasks := {str(one.task_type) for one in settings} - {"None", "CAUSAL_LM", "TaskType.CAUSAL_LM"}:
+        return f"it was trained for another task than to go on with a text ({min(tasks)})"
+    if not getattr(base, "can_generate", bool)() or getattr(base.config, "is_encoder_decoder", False):
+        return f"{type(base).__name__} is no causal language model"
+    if any(getattr(one, "alora_invocation_tokens", None) for one in settings):
+        return "the adapter acts only after the tokens that invoke it"
+    return ""
 
 
-def _check_wrapping(model, saved: Path | None) -> Check:
+def _other(model, names, base) -> list[str]:
+    """Return the kinds of tensors that are no part of LoRA or DoRA, and no retrained module, but for tables of the base as they were."""
+    wrappers = tuple(f"{part}." for part, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper))
+    here, first = ({plain_name(name): tensor for name, tensor in one.state_dict().items()} for one in (model, model if base is None else base))
+    trained = {plain_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = {name for name in names if not LORA.search(name) and not name.startswith(wrappers)}
+    as_it_was = {name for name in found if (plain := plain_name(name)) in here and plain in first
+                 and (base is not None or plain not in trained) and torch.equal(here[plain].cpu().float(), first[plain].cpu().float())}
+    return sorted({re.sub(r"\.\d+\.", ".*.", plain_name(name)) for name in found - as_it_was})
+
+
+def _check_wrapping(model, stored: dict) -> Check:
     """See whether the model had an adapter before PEFT wrapped it: then the settings are its own, not the wrapper's."""
     nested = isinstance(model.get_base_model(), PeftModel) or "peft_config" not in vars(model.base_model)
-    in_file = saved is not None and any("base_model.model.base_model.model." in name for name in _read_weights(saved))
+    in_file = any("base_model.model.base_model.model." in name for name in stored)
     measured = "the model had an adapter already" if nested else "the saved names show two wrappers" if in_file else "one adapter around the base model"
-    return _check("wrapped once", not (nested or in_file), measured)
+    return check("wrapped once", not (nested or in_file), measured)
 
 
-def _check_update(update: dict[str, float]) -> list[Check]:
-    """Look at the size of each layer's update."""
+def _check_finite(tensors: dict[str, torch.Tensor], update: dict[str, float]) -> Check:
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    bad += [f"update of {name}" for name, size in update.items() if not math.isfinite(size)]
+    where = f"; not so in {len(bad)}, {bad[0]} first" if bad else ""
+    return check("finite numbers", not bad, f"{len(tensors)} tensors looked at{where}")
+
+
+def _check_update(update: dict[str, float], parts: dict, other: list[str], from_zero: bool) -> list[Check]:
+    """Look at the size of each part's update; where its beginning, or a part, is not known, it is no reason for a verdict."""
     sizes, moved = sorted(update.values()), sum(size != 0 for size in update.values())
-    measured = f"B is not zero in {moved} of {len(sizes)} layers; the update is {sizes[0]:.2g} to {sizes[-1]:.2g} of the weights it is added to"
-    return [_check("finite numbers", all(map(math.isfinite, sizes)), f"{len(sizes)} layers looked at"), _check("B is not zero", moved > 0, measured)]
+    measured = f"{moved} of {len(sizes)} parts changed; the update is {sizes[0]:.2g} to {sizes[-1]:.2g} of the weights it is added to"
+    if not from_zero:
+        return [check("B is not zero", None, "A and B begin with values of their own (init_lora_weights), which are not in the adapter")]
+    trained = any(tensor.any() for name, tensor in parts.items() if "lora_B" in name or "lora_embedding_A" in name)  # an embedding begins with A zero
+    checks = [check("B is not zero", moved > 0 or trained, measured), check("every part moved", moved == len(sizes), f"{moved} of {len(sizes)}")]
+    checks += [check("adds something", False, "B is not zero, and the update of every layer is")] if trained and not moved else []
+    return [one._replace(ok=None, mend="") if other and not one.ok else one for one in checks]
 
 
-def _check_base(model, record: dict | None, base) -> Check:
-    """Compare the base weights with the hash in the record, and with those of a fresh copy."""
+def _check_base(model, record: dict | None, base, known: bool) -> Check:
+    """Compare the base weights with the hash in the record, and with those of a fresh copy; known: no part of the adapter changes them."""
     here = (base_dtype(model), base_hash(model)) if record or base is not None else None
     others = [(record["base_dtype"], record["base_sha256"])] if record else []
     others += [(base_dtype(base), base_hash(base))] if base is not None else []
     if not others:
-        return _check("its own base", None, "no record beside the adapter (keep_record writes one)")
+        return check("its own base", None, "no record beside the adapter (keep_record writes one)")
     if any(dtype != here[0] for dtype, _ in others):
-        return _check("its own base", None, f"{others[0][0]} weights then, {here[0]} now: their bytes can't be compared")
+        return check("its own base", None, f"{others[0][0]} weights then, {here[0]} now: their bytes can't be compared")
     hashes = " and ".join(sorted({sha[:8] for _, sha in others}))
-    return _check("its own base", all(other == here for other in others), f"SHA-256 of the base weights {here[1][:8]}…, expected {hashes}…")
+    same = all(one == here for one in others)
+    return check("its own base", same or (False if known else None), f"SHA-256 of the base weights {here[1][:8]}…, expected {hashes}…")
 
 
-def _check_switch(layers: dict) -> Check:
-    on = sum(not layer.disable_adapters and bool(layer.active_adapters) for layer in layers.values())
-    return _check("switched on", on == len(layers), f"on in {on} of {len(layers)} layers")
+def _check_switch(layers: dict, active: list[str]) -> Check:
+    on = sum(not layer.disable_adapters and bool({*active} & {*layer.active_adapters}) for layer in layers.values())
+    return check("switched on", on == len(layers), f"on in {on} of {len(layers)} layers")
 
 
 def _check_training(trainer, record: dict | None) -> list[Check]:
@@ -114,80 +119,26 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
     if trainer is not None:
         record = {"steps": trainer.state.global_step, "supervised_tokens": supervised_tokens(trainer)}
     if record is None:
-        return [_check(name, None, "no trainer, no record") for name in ("steps", "tokens with loss")]
+        return [check(name, None, "no trainer, no record") for name in ("steps", "tokens with loss")]
     steps, tokens = record["steps"], record["supervised_tokens"]
-    return [_check("steps", steps > 0, f"{steps:,} taken"), _check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")]
+    return [check("steps", steps > 0, f"{steps:,} taken"), check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")]
 
 
-def _check_effect(model, tokenizer, questions: list[str], saved: Path | None) -> list[Check]:
-    """Compare answers and logits with the adapter off and on, and with copies of it."""
-    asked = questions if tokenizer is not None else []
-    model.eval()
-    model.base_model.disable_adapter_layers()
-    answers_off = generate_answers(model, tokenizer, asked, NEW_TOKENS) if asked else []
-    rows = [_row(tokenizer, *pair) for pair in zip(asked, answers_off, strict=True)] or [(torch.arange(16)[None] % 4, 0)]
-    logits_off = _logits(model, rows)
-    with merged(model):
-        logits_merged = _logits(model, rows) if saved else None
-    model.base_model.enable_adapter_layers()
-    logits_on = _logits(model, rows)
-    answers_on = generate_answers(model, tokenizer, asked, NEW_TOKENS) if asked else []
-    effect = _relative_difference(logits_on, logits_off)
-    checks = [_check("logits differ", effect > 1e-6, f"by up to {effect:.2g} of the largest logit, with the adapter on and off"),
-              _check_answers(answers_on, answers_off, logits_on, logits_off)]
-    if saved:
-        rounding = _relative_difference(logits_on, logits_merged)
-        checks += [_check_saved(model, saved), _check("merged model", rounding < TOLERANCE, f"logits differ by {rounding:.1g} of the largest")]
-    return checks
-
-
-def _check_answers(answers_on: list, answers_off: list, logits_on: torch.Tensor, logits_off: torch.Tensor) -> Check:
-    """See whether answers changed, and by more than a coin's fall: one doubtful token can tip a whole answer."""
-    if not answers_on:
-        return _check("answers differ", None, "no question was asked")
-    differ = sum(one.text != other.text for one, other in zip(answers_on, answers_off, strict=True))
-    moved = (logits_on.softmax(-1) - logits_off.softmax(-1)).abs().sum(-1).mean().item() / 2
-    measured = f"{differ} of {len(answers_on)}; {moved:.1%} of the next token's probability moved"
-    return _check("answers differ", differ > 0 and moved >= VISIBLE, measured)
-
-
-def _row(tokenizer, question: str, answer) -> tuple[torch.Tensor, int]:
-    """Return the token ids of a question with its answer, as [1, tokens], and how many of them are the prompt."""
-    chat = [{"role": "user", "content": question}]
-    prompt = encode_chat(tokenizer, chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
-    given = torch.tensor([tokenizer(answer.text, add_special_tokens=False)["input_ids"]], dtype=torch.long)
-    return torch.cat([prompt, given], dim=1), prompt.shape[1]
-
-
-@torch.inference_mode()
-def _logits(model, rows: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    """Return the logits for each token of the answers and the one after, as [tokens, vocabulary].
-
-    The wrapper is passed by: a trainer with mixed precision makes it compute in 16 bits, which would hide small differences.
-    """
-    return torch.cat([model.base_model(input_ids=ids.to(model.device)).logits[0, max(prompt - 1, 0):].float() for ids, prompt in rows])
-
-
-def _relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return ((one - other).abs().max() / one.abs().max()).item()
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):  # else PEFT asks the hub
-        raise ValueError(f"{folder}: adapter_model.safetensors is missing; save the adapter again with save_model")
-    try:
-        return load_peft_weights(str(folder), device="cpu")  # the older .bin too, of which nothing but tensors is taken
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{folder}: the adapter's weights are not whole; save the adapter again with save_model") from error
-
-
-def _check_saved(model, folder: Path) -> Check:
-    """Compare each saved matrix, and the scaling, with those in memory."""
-    name = model.active_adapters[0]
-    memory = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    stored = {key: value for key, value in _read_weights(folder).items() if "lora_" in key or key in memory}
-    same = sum(key in stored and torch.equal(stored[key].float(), memory[key].cpu().float()) for key in memory)
+def _check_saved(model, stored: dict, folder: Path, active: list[str]) -> list[Check]:
+    """See whether the file's tensors have a place each, compare them with those in memory, and say whose they are."""
+    weights, places = model.state_dict(), {name: adapter_tensors(model, name) for name in model.peft_config}
+    for name in places:
+        places[name] |= {key: weights[key] for key in stored.keys() - places[name].keys() if key in weights}  # a resized table, or biases
+    equal = {name: sum(key in stored and torch.equal(stored[key].to(tensor.dtype), tensor.cpu()) for key, tensor in place.items())
+             for name, place in places.items()}
+    name = max([*active, *places], key=equal.get)
+    place, same = places[name], equal[name]
+    lost = [key for key in stored.keys() - place.keys() if LORA.search(key)]
+    fits = not lost and place.keys() <= stored.keys()
+    filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
-    scaling = all(getattr(saved, key) == getattr(here, key) for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"))
-    measured = f"{same} of {len(memory | stored)} matrices equal, rank and alpha {'equal' if scaling else 'different'}"
-    return _check("saved copy", scaling and same == len(memory | stored), measured)
+    scaling = all(getattr(saved, key, None) == getattr(here, key, None) for key in SCALING)
+    total, whole = len(place | stored), scaling and same == len(place)
+    return [check("file fits", fits, filled),
+            check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
+            check("saved copy", whole and not lost, f"{same} of {total} matrices equal, rank and alpha {'equal' if scaling else 'different'}")]

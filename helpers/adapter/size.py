@@ -38,11 +38,11 @@ def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:
         return shapes
     if isinstance(target_modules, str):
         raise ValueError(f'target_modules is "{target_modules}": give "all-linear" or a list of names')
-    unknown = [name for name in target_modules if not any(_ends_with(layer, name) for layer in shapes)]
+    unknown = [name for name in target_modules if not any(ends_with(layer, name) for layer in shapes)]
     if unknown:
         known = ", ".join(dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in shapes))
         raise ValueError(f"target_modules: no linear layer is called {', '.join(unknown)}; this model has {known}")
-    return {layer: shape for layer, shape in shapes.items() if any(_ends_with(layer, name) for name in target_modules)}
+    return {layer: shape for layer, shape in shapes.items() if any(ends_with(layer, name) for name in target_modules)}
 
 
 def lora_size(shapes: Shapes, r: int, lora_alpha: float, target_modules: str | list[str]) -> LoraSize:
@@ -70,7 +70,8 @@ def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.Data
     return table.pivot_table(index="kind", columns="stage", values="parameters", aggfunc="sum", sort=False)
 
 
-def _ends_with(layer: str, name: str) -> bool:
+def ends_with(layer: str, name: str) -> bool:
+    """Say whether a layer is called so, by its whole name or by the end of it, as PEFT does."""
     return layer == name or layer.endswith("." + name)
 
 

@@ -1,12 +1,19 @@
-"""Look at the LoRA layers of a model, and switch or merge them for a moment, leaving no trace."""
+"""Look at what an adapter holds, and at how far it moved, on a copy that shares the memory of the model's weights."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import copy
+import functools
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+from safetensors import SafetensorError
+
+from helpers.model.weights import plain_name
 
 
 def lora_layers(model) -> dict[str, LoraLayer]:
@@ -14,7 +21,8 @@ def lora_layers(model) -> dict[str, LoraLayer]:
     if not isinstance(model, PeftModel):
         raise ValueError(f"this {type(model).__name__} is no PeftModel; pass trainer.model, PeftModel.from_pretrained(base, folder), "
                          "or the folder of a saved adapter with base=")
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer) and module.lora_A}
+    layers = {name: module for name, module in model.named_modules()
+              if isinstance(module, LoraLayer) and (module.lora_A or module.lora_embedding_A)}
     if not layers:
         raise ValueError("this PeftModel has no LoRA layers; only LoRA adapters can be examined here")
     if any(layer.merged for layer in layers.values()):
@@ -22,60 +30,72 @@ def lora_layers(model) -> dict[str, LoraLayer]:
     return layers
 
 
-def relative_update(layer: LoraLayer) -> float:
-    """Return norm(scaling * B @ A) / norm(W) of the adapters in use (Frobenius norms).
+def copy_of(model, written=()):
+    """Return a copy that shares the memory of the model's weights, but for the base weights named in `written`.
 
-    The product, as large as W, is not formed: norm(B @ A)² is the sum of (BᵀB) * (AAᵀ), two matrices of r x r.
+    In it, layers may be switched and merged, and an adapter that writes into these weights may be loaded: PEFT's safe
+    merge gives a layer a new weight. A forward that someone put on a module is left out: TRL's calls the first model.
     """
-    names = [name for name in layer.active_adapters if name in layer.lora_A] or list(layer.lora_A)
-    a = torch.cat([layer.lora_A[name].weight.detach().double().flatten(1) for name in names])
-    b = torch.cat([layer.scaling[name] * layer.lora_B[name].weight.detach().double().flatten(1) for name in names], dim=1)
-    squared = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
-    return (squared.sqrt() / layer.get_base_layer().weight.detach().float().norm()).item()
+    memo = {id(buffer): buffer for buffer in model.buffers()}
+    for name, weight in model.named_parameters():
+        if type(weight) is torch.nn.Parameter and plain_name(name) not in written:  # packed ones are small, and packed anew when they are used
+            memo[id(weight)] = torch.nn.Parameter(weight.detach(), weight.requires_grad)
+    made = copy.deepcopy(model, memo)
+    for module in made.modules():
+        if "forward" in vars(module) and not isinstance(module.forward, functools.partial):  # a partial moves data between devices
+            del module.forward
+    return made
 
 
-@contextmanager
-def left_as_found(model) -> Iterator[None]:
-    """Put back, at the end, what may be trained, what is in training mode and which adapters are switched on."""
-    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    switches = [(module, not module.disable_adapters) for module in model.modules() if isinstance(module, LoraLayer)]
+def holds(layer: LoraLayer, adapters) -> list[str]:
+    """Return which of the adapters have a part in this layer."""
+    return [name for name in adapters if name in layer.lora_A or name in layer.lora_embedding_A]
+
+
+def relative_update(layer: LoraLayer, adapters) -> float:
+    """Return the Frobenius norm of the change that these adapters make to a weight, over the norm of the weight unless that is 0."""
+    weight = (layer.get_param() if hasattr(layer, "get_param") else dequantize_module_weight(layer.get_base_layer())).detach()
+    change = torch.zeros_like(weight, dtype=torch.float32)
+    for name in holds(layer, adapters):
+        if name in layer.lora_magnitude_vector:  # DoRA scales each row of the sum
+            change += layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
+        else:
+            change += layer.get_delta_weight(name).detach().float()
+    return change.norm().item() / (weight.float().norm().item() or 1)
+
+
+def update_sizes(model, adapters) -> dict[str, float]:
+    """Return the relative size of the change to each adapted layer, retrained module and set of single tokens, by name."""
+    sizes = {plain_name(name): relative_update(layer, adapters) for name, layer in lora_layers(model).items() if holds(layer, adapters)}
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            pairs = [(new, old) for key in module.active_adapters if key in module.modules_to_save
+                     for new, old in zip(module.modules_to_save[key].parameters(), module.original_module.parameters(), strict=True)]
+        elif isinstance(module, TrainableTokensWrapper) and not module.token_adapter.tied_adapter:
+            tokens = module.token_adapter
+            pairs = [(tokens.trainable_tokens_delta[key], tokens.trainable_tokens_original[key]) for key in tokens.trainable_tokens_delta]
+        else:
+            continue
+        pairs = [(new.detach().cpu().double(), old.detach().cpu().double()) for new, old in pairs]  # MPS has no float64
+        change, size = (sum(part.square().sum() for part in parts).sqrt()
+                        for parts in ([new - old for new, old in pairs], [old for _, old in pairs]))
+        sizes[plain_name(name)] = change.item() / (size.item() or 1)
+    return sizes
+
+
+def adapter_tensors(model, adapter: str) -> dict[str, torch.Tensor]:
+    """Return all that PEFT saves of an adapter, by the names in the file."""
+    return get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what the file of a saved adapter holds; raise ValueError if there is none or if it is not whole."""
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):  # else PEFT asks the hub
+        raise ValueError(f"{folder}: adapter_model.safetensors is missing; save the adapter again with save_model")
     try:
-        yield
-    finally:
-        for layer, was_on in switches:
-            layer.enable_adapters(was_on)  # this changes requires_grad, so that comes after it
-        for parameter, was_trainable in trainable:
-            parameter.requires_grad_(was_trainable)
-        for module, was_training in modes:
-            module.training = was_training
-
-
-@contextmanager
-def merged(model) -> Iterator[None]:
-    """Let a model whose adapters are off compute with W + scaling * B @ A, as a merged model does.
-
-    Each layer gets a merged copy of its weight while it computes, and then its own back, which is never written to: no
-    rounding is left behind, and no more than one layer's copy is held at a time.
-    """
-    with ExitStack() as stack:
-        for layer in lora_layers(model).values():
-            weight = layer.get_base_layer().weight
-            stack.callback(setattr, weight, "data", weight.data)  # also after an error
-            before, after = _swapping(layer, weight)
-            stack.callback(layer.get_base_layer().register_forward_pre_hook(before).remove)
-            stack.callback(layer.get_base_layer().register_forward_hook(after).remove)
-        yield
-
-
-def _swapping(layer: LoraLayer, weight: torch.nn.Parameter):
-    """Return two hooks: one puts the merged weight in, one puts the layer's own back."""
-    own = weight.data
-
-    def before(module, inputs):
-        weight.data = own + sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A).to(own.dtype)
-
-    def after(module, inputs, output):
-        weight.data = own
-
-    return before, after
+        tensors = load_peft_weights(str(folder), device="cpu")  # the older .bin too, of which nothing but tensors is taken
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise ValueError("something else than tensors")
+        return tensors
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: the adapter's weights are not whole; save the adapter again with save_model") from error

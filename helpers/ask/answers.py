@@ -1,7 +1,6 @@
 """Ask a model questions, score the answers and show them side by side."""
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,10 +9,8 @@ import pandas as pd
 import torch
 from transformers import TextStreamer
 
-from helpers.data.chat import encode_chat
-
-NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
-LETTER = rf"[^\W{NO_SPACES}]"  # a letter or digit of a script that has spaces between words
+from helpers.ask.scores import score_answers
+from helpers.data.chat import as_prompt, encode_chat, end_ids, prompt_text
 
 
 class Answer(NamedTuple):
@@ -23,32 +20,39 @@ class Answer(NamedTuple):
     stopped: bool
 
 
-def generate_answers(model, tokenizer, questions: list[str], max_new_tokens: int = 40, batch_size: int = 16) -> list[Answer]:
+def generate_answers(model, tokenizer, questions: list[str | list[dict]], max_new_tokens: int = 40, batch_size: int = 32) -> list[Answer]:
     """Answer each question greedily, in batches; one Answer a question, in the same order.
 
+    A question is a text, which is sent as one user message, or a list of messages: to ask what a record teaches, all of
+    its messages but the last. Raises ValueError for a question that is neither, or ends with an answer.
     Prompts are padded on the left, so that every prompt ends where its answer begins. Questions of like length share a batch.
     """
-    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    if isinstance(questions, str):
+        raise ValueError("questions is one text; put it into a list")
+    prompts = [as_prompt(question) for question in questions]
+    if tokenizer.pad_token_id is None:  # nothing to make prompts of one length with
+        batch_size = 1
+    order = sorted(range(len(prompts)), key=lambda i: len(prompt_text(prompts[i])))
     answers: dict[int, Answer] = {}
     with _evaluating(model), _padding_left(tokenizer):
         for start in range(0, len(order), batch_size):
             chosen = order[start:start + batch_size]
-            answers.update(zip(chosen, _answer_batch(model, tokenizer, [questions[i] for i in chosen], max_new_tokens), strict=True))
-    return [answers[i] for i in range(len(questions))]
+            answers.update(zip(chosen, _answer_batch(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens), strict=True))
+    return [answers[i] for i in range(len(prompts))]
 
 
-def stream_answer(model, tokenizer, question: str, show: Callable[[str], None], max_new_tokens: int = 40,
+def stream_answer(model, tokenizer, question: str | list[dict], show: Callable[[str], None], max_new_tokens: int = 40,
                   temperature: float = 0.0) -> Answer:
     """Answer one question, and call show(text so far) after every new word. Returns the Answer.
 
     With temperature 0 each token is the likeliest; above, it is drawn at random, the more freely the higher it is.
     Raises ValueError for a blank question and for a temperature below 0.
     """
-    if not question.strip() or temperature < 0:
+    if not prompt_text(question).strip() or temperature < 0:
         raise ValueError("question is blank: type one" if temperature >= 0 else f"temperature is {temperature}: give 0 or more")
     how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with _evaluating(model), _padding_left(tokenizer):
-        return _answer_batch(model, tokenizer, [question], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
+        return _answer_batch(model, tokenizer, [as_prompt(question)], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
 
 
 class _WordByWord(TextStreamer):
@@ -64,14 +68,13 @@ class _WordByWord(TextStreamer):
 
 
 @torch.inference_mode()
-def _answer_batch(model, tokenizer, questions, max_new_tokens, do_sample=False, **how):
-    chats = [[{"role": "user", "content": question}] for question in questions]
-    batch = encode_chat(tokenizer, chats, add_generation_prompt=True, padding=True, return_tensors="pt").to(model.device)
+def _answer_batch(model, tokenizer, prompts, max_new_tokens, do_sample=False, **how):
+    padding = tokenizer.pad_token_id is not None
+    batch = encode_chat(tokenizer, prompts, add_generation_prompt=True, padding=padding, return_tensors="pt").to(model.device)
     out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
-                         pad_token_id=tokenizer.pad_token_id, **how)
+                         pad_token_id=tokenizer.pad_token_id if padding else 0, **how)
     new = out[:, batch["input_ids"].shape[1]:]
-    ends = model.generation_config.eos_token_id
-    ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
+    ends = torch.tensor(sorted(end_ids(model.generation_config)), dtype=torch.long, device=new.device)
     return [Answer(_whole(tokenizer.decode(row, skip_special_tokens=True)), bool(torch.isin(row, ends).any())) for row in new]
 
 
@@ -99,34 +102,17 @@ def _padding_left(tokenizer):
         tokenizer.padding_side = side
 
 
-def score_answers(answers: list[Answer], key_phrases: list[str]) -> list[bool]:
-    """Say for each answer whether it holds its key phrase as whole words, ignoring upper and lower case.
-
-    Raises ValueError when the two lists differ in length.
-    """
-    return [holds_phrase(answer.text, key) for answer, key in zip(answers, key_phrases, strict=True)]
-
-
-def holds_phrase(text: str, phrase: str) -> bool:
-    """Say whether the text holds the phrase as whole words: "Au" is not in "because".
-
-    In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
-    their endings, without spaces.
-    """
-    return re.search(rf"(?<!{LETTER}){re.escape(phrase.casefold())}(?!{LETTER})", text.casefold()) is not None
-
-
-def compare_answers(questions: list[str], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):
+def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):
     """Return a styled table: a row a question, a column for each named list of answers; right ones have a green edge and a tick.
 
-    Text from models and files is escaped.
+    A question that is a list of messages is shown whole, each after its role. Text from models and files is escaped.
     """
-    columns = {"question": questions}
+    columns = {"question": [prompt_text(question) for question in questions]}
     for name, given in answers.items():
         right = score_answers(given, key_phrases) if key_phrases else [None] * len(given)
         columns[name] = [_mark(answer, ok) for answer, ok in zip(given, right, strict=True)]
     style = pd.DataFrame(columns).style.format(escape="html").hide(axis="index")
-    style = style.set_properties(**{"text-align": "left", "white-space": "normal", "vertical-align": "top", "max-width": "22em"})
+    style = style.set_properties(**{"text-align": "left", "white-space": "pre-line", "vertical-align": "top", "max-width": "22em"})
     return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
 

@@ -1,146 +1,106 @@
-"""Read a JSONL file of chat records for supervised fine-tuning (SFT), and name every fault in it by file and line."""
+"""Read a file of chat records for supervised fine-tuning (SFT), and name every fault in it by file and line."""
 from __future__ import annotations
 
 import codecs
 import json
-import unicodedata
+import re
+from collections import Counter
 from pathlib import Path
 
+from helpers.data.columns import COURSE, FORM, LOST, conversation, filled, lost_keys, other_keys
+from helpers.data.files import DatasetError, read_lines
+from helpers.data.wording import SEEN, learned_note
+
 ROLES = ("system", "user", "assistant")
-FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-COLUMNS = (("prompt", "completion"), ("instruction", "output"))  # what is asked, and its answer
-KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
-OTHER_FORMATS = {  # columns that other tools use -> how to turn them into messages
-    ("instruction", "output"): "alpaca columns (instruction, input, output): put instruction and input into one user "
-                               "message and output into an assistant message, or read them with convert=True",
-    ("prompt", "completion"): "prompt/completion columns: put prompt into a user message and completion into an "
-                              "assistant message, or read them with convert=True",
-    ("conversations",): "a ShareGPT column (conversations, with from and value): rename it to messages, from to role "
-                        "(human is user, gpt is assistant) and value to content",
-}
-
-
-class DatasetError(ValueError):
-    """The file can't be used; the message has a line `file:line: what is wrong, what to do` for each fault."""
+RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
+TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
+MESSAGE, PART = {"role", "content"}, {"type", "text"}  # the keys that are read
+SHOWN = 3  # faults of one sort that are listed
 
 
 def load_sft_jsonl(path: str | Path, convert: bool = False) -> list[dict]:
-    """Return the records of a JSONL file, each a dict with `messages`.
+    """Return the records of a JSONL file, each a dict with `messages`, whose messages have role and content alone.
 
-    convert: make messages of prompt/completion columns (texts, or lists of messages) and of alpaca columns.
-    Other keys are kept, blank lines are passed over, a byte order mark is tolerated.
-    Raises DatasetError, which lists all faults of the file together.
+    convert: make messages of prompt/completion and alpaca columns (system and history become messages, input and context
+    the end of the question) and of ShareGPT's conversations. Other keys stay in the record, and a line is printed that
+    names those that nothing here reads; another one counts the answers that are not learned.
+    Blank lines are passed over. Raises DatasetError, which lists the faults of the file together.
     """
-    records, faults = [], []
-    for number, line in enumerate(_read_lines(Path(path)), start=1):
-        if line.strip():
-            record, found = _check_line(line, convert)
-            records.append(record)
-            faults += [f"{path}:{number}: {fault}" for fault in found]
-    if not records:
-        faults = [f"{path}:1: the file holds no record; write one JSON object a line: {FORM}"]
-    if faults:
-        raise DatasetError("\n".join(faults))
+    records, notes = read_records(path, convert)
+    print(*notes, sep="\n", end="\n" * bool(notes))
     return records
 
 
-def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
-    """Return the questions of `test` that stand in `train` too, whatever their case, punctuation and spaces."""
-    known = {words(said(record, "user")) for record in train}
-    return [said(record, "user") for record in test if words(said(record, "user")) in known]
+def read_records(path: str | Path, convert: bool = False) -> tuple[list[dict], list[str]]:
+    """Return what load_sft_jsonl returns, and the lines that it prints."""
+    records, faults, ignored = [], [], Counter()
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            record, found = _check_line(line, convert, ignored)
+            records.append(record)
+            faults += [(number, fault) for fault in found]
+    if not records:
+        faults = [(1, f"the file holds no record; write one JSON object a line: {FORM}")]
+    if faults:
+        raise DatasetError(_listed(path, faults))
+    return records, [f"{path}: {note}" for note in (_ignored_note(ignored), learned_note(records)) if note]
 
 
-def said(record: dict, role: str) -> str:
-    """Return what one role says in a record; a system message is no question."""
-    return "\n".join(message["content"] for message in record["messages"] if message["role"] == role)
+def _listed(path: str | Path, faults: list[tuple[int, str]]) -> str:
+    """List the first faults of each sort, a sort being what one mend helps against, and count the others."""
+    seen, lines = Counter(), []
+    for number, fault in faults:
+        mend = fault.rpartition("; ")[2]
+        seen[mend] += 1
+        lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN)
+    return "\n".join(lines + [f"and {count - SHOWN:,} more of this sort: {mend}" for mend, count in seen.items() if count > SHOWN])
 
 
-def words(text: str) -> tuple[str, ...]:
-    """Return the words of a text in any script, whatever their case; punctuation is dropped, an emoji is kept.
-
-    Marks are kept, since in Hindi, for instance, they are the vowels. A text of nothing else is one word.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(char if unicodedata.category(char) in KEPT else " " for char in plain)
-    return tuple(kept.split()) or (plain.strip(),)
+def _ignored_note(ignored: Counter) -> str:
+    """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
+    named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate] for fate in ("kept in the record", "left out of the messages")}
+    return "ignored: " + "; ".join(f"{', '.join(keys[:8])}{f' and {len(keys) - 8:,} more' * (len(keys) > 8)} ({fate})"
+                                       for fate, keys in named.items() if keys) if ignored else ""
 
 
-def _read_lines(path: Path) -> list[bytes]:
-    """Split the file at newlines only: a text in JSON may hold other line separators."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}:1: the file can't be read ({error.strerror}); check the path, "
-                           f"seen from {Path.cwd()}") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DatasetError(f"{path}:1: the text is UTF-16, not UTF-8; save the file as UTF-8 in your editor")
-    if _is_one_list(data):
-        raise DatasetError(f"{path}:1: the file is one JSON list; write each of its objects on a line of its own, "
-                           "with no brackets around them and no commas between them")
-    return data.removeprefix(codecs.BOM_UTF8).split(b"\n")
-
-
-def _is_one_list(data: bytes) -> bool:
-    """Say whether the whole file is a list of objects: JSON, but not JSONL."""
-    try:
-        whole = json.loads(data.decode("utf-8-sig")) if data.lstrip().endswith(b"]") or b"[" in data[:9] else None
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(whole, list) and any(isinstance(item, dict) for item in whole)
-
-
-def _check_line(line: bytes, convert: bool) -> tuple[object, list[str]]:
+def _check_line(line: bytes, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
     """Return the record on a line (None if it can't be read), and what is wrong with it."""
+    if line.startswith(codecs.BOM_UTF8):
+        return None, ["a byte order mark stands before the record (two files joined?); remove it, or join them in an editor"]
     try:
-        text = line.decode("utf-8").strip()
-        record = json.loads(text)
+        text = line.decode("utf-8").strip(" \t\r")
+        return _check_record(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number), convert, ignored)
     except UnicodeDecodeError as error:
         return None, [f"the text is not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8 in your editor"]
     except json.JSONDecodeError as error:
         return None, [_broken_json(text, error)]
     except RecursionError:
         return None, [f"brackets nested too deep; write {FORM}"]
-    record, faults = _as_messages(record) if convert else (record, [])
-    return record, faults or _faults_in(record)
+    except DatasetError as error:
+        return None, [str(error)]
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        return None, ["a number has too many digits; write it as text in quotation marks"]
 
 
-def _as_messages(record: object) -> tuple[object, list[str]]:
-    """Return a record with its columns made into messages, and what is wrong with these columns."""
-    columns = [pair for pair in COLUMNS if isinstance(record, dict) and set(pair) & set(record)]
-    if not columns or "messages" in record:
-        return record, []
-    question, answer = columns[0]
-    extra = ("input",) if question == "instruction" and "input" in record else ()
-    faults = [fault for column in (question, answer, *extra) if (fault := _fault_in_column(record, column))]
-    if faults:
-        return record, faults
-    asked = record[question]
-    if extra and (record["input"] or "").strip():
-        asked += "\n\n" + record["input"]
-    rest = {key: value for key, value in record.items() if key not in (question, answer, *extra)}
-    return {"messages": _turns(asked, "user") + _turns(record[answer], "assistant"), **rest}, []
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    """Make an object of its keys and values; JSON would keep the last value of a key that stands twice."""
+    if len(made := dict(pairs)) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise DatasetError(f"the key {twice!r:.40} stands twice in one object, so one of its values would be lost; remove one")
+    return made
 
 
-def _turns(value: str | list, role: str) -> list:
-    return value if isinstance(value, list) else [{"role": role, "content": value}]
-
-
-def _fault_in_column(record: dict, column: str) -> str | None:
-    if column not in record:
-        return f'the column "{column}" is missing; a question needs an answer, and an answer its question'
-    value = record[column]
-    if (isinstance(value, list) and column in COLUMNS[0]) or (value is None and column == "input"):
-        return None  # a list holds messages, which are checked when they are joined
-    if not isinstance(value, str):
-        return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
-    if not value.strip() and column != "input":
-        return f'the column "{column}" is blank; write its text or remove the record'
-    return None
+def _no_number(name: str) -> None:
+    raise DatasetError(f"{name} is not JSON; write null")
 
 
 def _broken_json(text: str, error: json.JSONDecodeError) -> str:
     if text.endswith(",") and _is_json(text[:-1]):
         return "a comma follows the record; JSONL has nothing between its lines, so remove the comma"
+    if error.msg == "Extra data" and text[error.pos:].lstrip("\ufeff, \t\r").startswith("{"):
+        return f"two records stand on one line, the second from column {error.colno}; put each on a line of its own"
+    if error.msg.startswith("Expecting property name") and text[error.pos:error.pos + 1] in tuple("'‘’“”"):
+        return "the quotation marks are not JSON's; write straight double ones, as json.dumps does"
     # Python 3.13 points at the comma, older versions at the bracket after it.
     before = text[:error.pos + 1] if text[error.pos:error.pos + 1] == "," else text[:error.pos]
     if before.rstrip().endswith(",") and text[len(before):].lstrip()[:1] in ("}", "]"):
@@ -156,35 +116,83 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _faults_in(record: object) -> list[str]:
-    """Return all that is wrong with one record, each with what to do."""
+def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
+    """Return a record with its messages, and all that is wrong with it, each with what to do."""
     if not isinstance(record, dict):
-        return [f"the line holds a {type(record).__name__}, not an object; write {FORM}"]
-    if "messages" not in record:
-        known = [advice for columns, advice in OTHER_FORMATS.items() if all(column in record for column in columns)]
-        return [f"{known[0]}: {FORM}" if known else f'the key "messages" is missing; write {FORM}']
-    messages = record["messages"]
-    if not isinstance(messages, list) or not messages:
-        return [f'"messages" is {"empty" if messages == [] else "not a list"}; write {FORM}']
-    faults = [fault for number, message in enumerate(messages, start=1) if (fault := _fault_in_message(number, message))]
-    return faults or _faults_in_order([message["role"] for message in messages])
+        return record, [f"the line holds a {type(record).__name__}, not an object; write {FORM}"]
+    messages, faults = conversation(record, convert)
+    if not faults and (not isinstance(messages, list) or not messages):
+        faults = [f"the conversation is {_no_list(messages)}; write {FORM}"]
+    faults = faults or [fault for number, message in enumerate(messages, start=1) for fault in _faults_in_message(number, message)]
+    if faults:
+        return record, faults
+    rest = other_keys(record)
+    ignored.update(("kept in the record", key) for key in rest if key not in COURSE and filled(rest[key]))
+    ignored.update(("left out of the messages", key) for message in messages for key in _left_out(message))
+    messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
+    return {"messages": messages, **rest}, _faults_in_order([message["role"] for message in messages])
 
 
-def _fault_in_message(number: int, message: object) -> str | None:
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        return f'message {number} is not an object with "role" and "content"; give it both'
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        return f"message {number} has the role {role!r:.40}; use one of {', '.join(ROLES)}"
-    if not isinstance(content, str):
-        return f"the content of message {number} is {json.dumps(content)[:40]}, not text; write text in quotation marks"
-    if not content.strip():
+def _left_out(message: dict) -> list[str]:
+    """Return the keys of a message, and of the texts in it, that say something and are not passed on."""
+    holders = [(message, MESSAGE), *((part, PART) for part in _parts(message))]
+    return [key for holder, read in holders for key in holder.keys() - read if filled(holder[key])]
+
+
+def _no_list(messages: object) -> str:
+    if messages == []:
+        return "empty"
+    encoded = isinstance(messages, str) and messages.lstrip().startswith("[")
+    return "a list written as a text (json.loads reads it)" if encoded else "not a list"
+
+
+def _faults_in_message(number: int, message: object) -> list[str]:
+    if not isinstance(message, dict) or not set(message) >= MESSAGE:
+        return [f'message {number} is not an object with "role" and "content"; give it both']
+    fault = _fault_in_role(number, message["role"]) or _fault_in_text(number, message["role"], _text(message["content"]))
+    lost = [lost for holder in (message, *_parts(message)) for lost in lost_keys(holder, f" of message {number}")]
+    return lost or [fault] * bool(fault)
+
+
+def _fault_in_role(number: int, role: object) -> str | None:
+    if role in ROLES:
+        return None
+    same = str(role)[:20].strip().casefold()
+    mend = f"write {RIGHT_ROLE.get(same, same)}" if same in RIGHT_ROLE or same in ROLES else f"use one of {', '.join(ROLES)}"
+    return f"message {number} has the role {role!r:.40}; {mend}"
+
+
+def _fault_in_text(number: int, role: str, text: object) -> str | None:
+    other = [str(part.get("type")) for part in text if isinstance(part, dict) and part.get("type", "text") not in TEXTS] if isinstance(text, list) else []
+    if other:
+        return f"message {number} holds a part that is no text ({other[0]:.40}); {_mend_of_part(other[0])}"
+    if not isinstance(text, str):
+        return f"the content of message {number} is {json.dumps(text)[:40]}, not text; write text in quotation marks"
+    if not SEEN.search(text) and not (role == "system" and text == ""):  # an empty one keeps the template's own away
         return f"the content of message {number} is blank; write its text or remove the record"
     try:
-        content.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         return f"the content of message {number} holds half a character (an emoji cut in two?); mend it"
     return None
+
+
+def _mend_of_part(kind: str) -> str:
+    return LOST["thinking" if re.search("think|reason", kind) else "tools" if re.search("tool|function|call", kind) else "images"]
+
+
+def _parts(message: dict) -> list[dict]:
+    """Return the parts of a content that are text, if it is a list of parts."""
+    parts = message["content"] if isinstance(message["content"], list) else []
+    return [part for part in parts if isinstance(part, dict) and part.get("type", "text") in TEXTS]
+
+
+def _text(content: object) -> object:
+    """Join the parts of a content, if all of them are texts."""
+    parts = content if isinstance(content, list) and content else [None]
+    if all(isinstance(part, dict) and part.get("type") in TEXTS and isinstance(part.get("text"), str) for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return content
 
 
 def _faults_in_order(roles: list[str]) -> list[str]:
@@ -194,5 +202,5 @@ def _faults_in_order(roles: list[str]) -> list[str]:
     turns = roles[1:] if roles[0] == "system" else roles
     if turns == ["user", "assistant"] * (len(turns) // 2):
         return []
-    return [f"the roles come as {', '.join(roles)}; write user and assistant in turn (a system message only first) "
-            "and end with assistant"]
+    shown = ", ".join(roles[:8]) + " and so on" * (len(roles) > 8)
+    return [f"the roles come as {shown}; write user and assistant in turn (a system message only first) and end with assistant"]

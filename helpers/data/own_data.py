@@ -9,14 +9,15 @@ from typing import NamedTuple
 import networkx
 import pandas as pd
 
-from helpers.data.dataset import said, words
 from helpers.data.tokens import record_tokens
+from helpers.data.wording import learned_note, said, turns, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
 STEPS = 40  # after some dozens of steps answers change (notebooks 07 and 10)
-MOST_EPOCHS = 10  # a record that is seen more often is learned by heart
-RECORDS_A_STEP = 4  # as in notebook 07
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 4  # a record that is seen more often is learned by heart
+RECORDS_A_STEP = (4, 2)  # as in notebook 07; two, where a small file makes too few steps
+BEST_KEPT = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
 TOKENS_A_BATCH = 2048  # 4 records of 512 tokens, which a laptop holds (notebook 03)
 SHARED = {"answer": "its question or its answer", "question": "its question"}  # what makes a group
 SMALL = 1e9  # parameters of a model that takes the course's learning rate
@@ -33,15 +34,31 @@ class Split(NamedTuple):
 def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     """Return groups of places in `records`; records of one group have an answer or a question in common.
 
-    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too.
+    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too. The
+    answer is the one that is learned; a record that another one goes on from belongs to it. Raises ValueError for
+    another word in by.
     """
-    roles = {"answer": ("user", "assistant"), "question": ("user",)}[by]
-    shared = networkx.Graph()
+    if by not in SHARED:
+        raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
+    shared, whole = networkx.Graph(), {turns(record["messages"]) for record in records}
     shared.add_nodes_from(range(len(records)))
     for place, record in enumerate(records):
-        shared.add_edges_from((place, (role, words(said(record, role)))) for role in roles)
+        shared.add_edge(place, ("question", words(said(record, "user"))))
+        if by == "answer":
+            shared.add_edge(place, ("answer", words(record["messages"][-1]["content"])))
+        begun = (turns(record["messages"][:end]) for end in range(2, len(record["messages"]) + 1))
+        shared.add_edges_from((place, start) for start in begun if start in whole)
     groups = (sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
     return sorted(groups)
+
+
+def one_row_a_reply(records: list[dict]) -> list[dict]:
+    """Return a record for each answer of a conversation, with all that was said before it; other keys are copied.
+
+    Training learns the last answer of a record alone, so that of a conversation each reply is learned in a row of its own.
+    """
+    return [{**record, "messages": record["messages"][:end]} for record in records
+            for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
 
 
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:
@@ -49,11 +66,13 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
 
     So no phrasing of a held-out fact is trained on. Answers that are labels, such as yes and no, make no facts: pass
     by="question" then. The same seed gives the same split. Of fewer than 10 records, or 4 groups, nothing is held out,
-    and the note says so.
+    and the note says so. Raises ValueError unless share lies between 0 and 1.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; give a part of the records, above 0 and below 1")
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
-        return Split(records, [], _too_few(len(records), len(groups), by))
+        return Split(records, [], " ".join(filter(None, (_too_few(len(records), len(groups), by), learned_note(records)))))
     random.Random(seed).shuffle(groups)
     wanted, chosen = min(round(share * len(records)), MOST_HELD_OUT), []
     for group in groups:
@@ -65,7 +84,7 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     heldout = [records[place] for place in sorted(places)]
     note = (f"{len(train)} records to train on, {len(heldout)} held out: {len(chosen)} of {len(groups)} groups, whole, "
             f"so that none shares {SHARED[by]} with a training record.")
-    return Split(train, heldout, note)
+    return Split(train, heldout, " ".join(filter(None, (note, learned_note(records)))))
 
 
 def _too_few(records: int, groups: int, by: str) -> str:
@@ -78,11 +97,12 @@ def _too_few(records: int, groups: int, by: str) -> str:
             f"is held out: {mend}.")
 
 
-def suggest_settings(records: list[dict], tokenizer, model) -> pd.DataFrame:
+def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] | None = None) -> pd.DataFrame:
     """Return a table of settings to begin with, each with its value and reason, from the records' number and lengths.
 
-    model: the base model, for its size and its longest input. The names are those of SFTConfig; the row "steps" follows
-    from the others. Raises ValueError if there is no record.
+    model: the base model, for its size and its longest input. heldout: what suggest_split held out; with it, the
+    settings keep the epoch that does best on it. The names are those of SFTConfig; the row "steps" follows from the
+    others. Raises ValueError if there is no record.
     """
     from helpers.training.steps import (
         training_steps,  # here, so that reading data does not wait for the training libraries
@@ -93,18 +113,21 @@ def suggest_settings(records: list[dict], tokenizer, model) -> pd.DataFrame:
     lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in records]
     readable = getattr(model.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     (limit, why_limit), small = _limit(lengths, readable), model.num_parameters() < SMALL
-    batch = next((size for size in (4, 2) if size * limit <= TOKENS_A_BATCH), 1)
-    accumulation = RECORDS_A_STEP // batch
-    an_epoch = training_steps(len(records), batch, accumulation)
-    epochs = min(math.ceil(STEPS / an_epoch), MOST_EPOCHS)
+    a_step = next((size for size in RECORDS_A_STEP if MOST_EPOCHS * training_steps(len(records), size, 1) >= STEPS), RECORDS_A_STEP[-1])
+    batch = next((size for size in (4, 2) if size <= a_step and size * limit <= TOKENS_A_BATCH), 1)
+    an_epoch = training_steps(len(records), batch, a_step // batch)
+    epochs = min(max(math.ceil(STEPS / an_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
     rows = {
         "max_length": (limit, why_limit),
         "per_device_train_batch_size": (batch, f"at most {TOKENS_A_BATCH} tokens at once, or one record"),
-        "gradient_accumulation_steps": (accumulation, f"a step sees {batch * accumulation} records, as in notebook 07"),
-        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; {STEPS} steps are enough to change answers, "
-                                     f"more than {MOST_EPOCHS} epochs learn the records by heart"),
+        "per_device_eval_batch_size": (batch, "as in training: the library's own 8 may take more memory than training does"),
+        "gradient_accumulation_steps": (a_step // batch, f"a step sees {a_step} records" + (
+            ", as in notebook 07" if a_step == RECORDS_A_STEP[0] else f": with {len(records)} records, more would make few steps")),
+        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps change answers, and after more than {MOST_EPOCHS} "
+                                     "epochs the records are known by heart"),
         "learning_rate": (1e-3, "a small model with an adapter on all layers, as in notebook 07") if small
         else (2e-4, "usual for LoRA on a model of a billion parameters or more"),
+        **{name: (value, "the epoch with the lowest loss on the held-out records is kept") for name, value in BEST_KEPT.items() if heldout},
         "steps": (an_epoch * epochs, "follows from the others: what the trainer will count up to"),
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "reason"], dtype=object)

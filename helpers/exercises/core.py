@@ -83,14 +83,20 @@ def number(answer) -> float:
 
 def choice(letters: str) -> Callable:
     """Return the kind "one of these letters"."""
-    return lambda answer: _fit(answer, str(answer).strip().lower() in list(letters), "not_a_letter", letters=", ".join(letters))
+    def letter(answer) -> str:
+        plain = str(answer).strip(" ().:").lower()
+        _fit(answer, plain in list(letters), "not_a_letter", letters=", ".join(letters))
+        return plain
+    return letter
 
 
 def some_of(*options) -> Callable:
     """Return the kind "a set with some of these options, or none"."""
     def subset(answer) -> set:
-        fits = isinstance(answer, set | frozenset | list | tuple) and all(one in options for one in answer)
-        return set(_fit(answer, fits, "not_a_set", options=", ".join(map(repr, options))))
+        given = [one.item() if hasattr(one, "item") else one for one in answer] if isinstance(answer, set | frozenset | list | tuple) else [...]
+        found = [next((option for option in options if near(one, option, 1e-6)), ...) for one in given]
+        _fit(answer, ... not in found, "not_a_set", options=", ".join(map(repr, options)))
+        return set(found)
     return subset
 
 
@@ -99,15 +105,15 @@ def instance(cls: type) -> Callable:
     return lambda answer: _fit(answer, isinstance(answer, cls), "not_an_instance", kind=cls.__name__)
 
 
-def function(answer) -> Callable:
-    """Return the learner's function, which raises Unfit where it returns nothing and where it fails."""
+def function(answer, nothing_fits: bool = False) -> Callable:
+    """Return the learner's function, which raises Unfit where it fails and, unless that fits, where it returns nothing."""
     def called(*arguments):
         try:
             result = answer(*arguments)
         except Exception as error:
             text = str(error).splitlines()[0] if str(error) else COMMON["no_text"]
             raise Unfit("function_failed", {"error": type(error).__name__, "text": text}) from error
-        if result is None or result is ...:
+        if result is ... or result is None and not nothing_fits:
             raise Unfit("not_yet", {})
         return result
     _fit(answer, callable(answer), "not_a_function")

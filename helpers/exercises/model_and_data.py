@@ -4,14 +4,16 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 
-from helpers.adapter.size import Shapes, linear_shapes, lora_size, select_layers
+from helpers.adapter.size import Shapes, ends_with, linear_shapes, lora_size, select_layers
 from helpers.data.chat import encode_chat
 from helpers.data.supervision import IGNORED
 from helpers.exercises.core import Said, exercise, explain, first, function, instance, near, number, some_of
@@ -41,6 +43,7 @@ def check_split(answer: Callable) -> Said:
     n_out, n_in, r = 12, 20, 3
     update = torch.randn(n_out, n_in, generator=torch.Generator().manual_seed(0))
     made = answer(update.clone(), r)
+    made = [torch.as_tensor(part, dtype=update.dtype) if hasattr(part, "__array__") else part for part in made] if isinstance(made, tuple | list) else made
     shapes = [tuple(getattr(matrix, "shape", ())) for matrix in made] if isinstance(made, tuple | list) else []
     if shapes != [(r, n_in), (n_out, r)]:
         return first({"shapes": shapes, "n_out": n_out, "n_in": n_in, "r": r}, b_first=shapes == [(n_out, r), (r, n_in)],
@@ -141,19 +144,23 @@ def check_rank_parameters(answer: float, shapes: Shapes, r: int) -> Said:
 @exercise(instance(LoraConfig))
 def check_budget(answer: LoraConfig, skeleton) -> Said:
     """Check for a LoraConfig on q, k, v and o, with factor 2 and the largest rank within 1 % of the model."""
-    r, alpha, targets = answer.r, answer.lora_alpha, answer.target_modules
-    targets = set() if isinstance(targets, str) else set(targets or [])
-    if unknown := targets - {layer.rsplit(".", 1)[-1] for layer in linear_shapes(skeleton)}:
-        return "unknown_layer", {"names": ", ".join(sorted(unknown))}
-    if targets != {*Q_AND_V, "k_proj", "o_proj"}:
-        return "other_layers"
-    if not isinstance(r, int) or r < 1:
-        return "no_rank", {"r": r}
     with torch.device("meta"):
-        trained = get_peft_model(copy.deepcopy(skeleton), answer).get_nb_trainable_parameters()[0]
-    limit = sum(p.numel() for p in skeleton.parameters()) // 100
-    return first({"r": r, "trained": trained, "limit": limit, "factor": alpha / r}, too_large=trained > limit,
-                 too_small=trained + trained // r <= limit, other_factor=alpha != 2 * r, right=True)
+        fresh = type(skeleton)(skeleton.config)  # the learner may have put an adapter on the other
+    r, targets, shapes = answer.r, answer.target_modules, linear_shapes(fresh)
+    names = [] if isinstance(targets, str) else sorted(targets or [])
+    if unknown := [name for name in names if not any(ends_with(layer, name) for layer in shapes)]:
+        return "unknown_layer", {"names": ", ".join(unknown[:4])}
+    chosen = {layer for layer in shapes if re.fullmatch(targets, layer)} if isinstance(targets, str) else {*select_layers(shapes, names)}
+    if chosen != {layer for layer in shapes if layer.endswith((".q_proj", ".v_proj", ".k_proj", ".o_proj"))}:
+        return "other_layers"
+    if not isinstance(r, Integral) or r < 1:
+        return "no_rank", {"r": r}
+    limit = sum(p.numel() for p in fresh.parameters()) // 100
+    with torch.device("meta"):
+        trained = get_peft_model(fresh, copy.deepcopy(answer)).get_nb_trainable_parameters()[0]
+    factor = answer.lora_alpha / (math.sqrt(r) if answer.use_rslora else r)
+    return first({"r": r, "trained": trained, "limit": limit, "factor": factor}, too_large=trained > limit,
+                 too_small=trained + trained // r <= limit, other_factor=not near(factor, 2) or bool(answer.alpha_pattern), right=True)
 
 
 @exercise(number)
@@ -177,7 +184,7 @@ def check_max_length(answer: float, tokenizer, records: list[dict]) -> Said:
     if answer != right and answer >= longest:
         return "not_the_smallest", {"longest": longest}
     return explain(answer, right, values={"longest": longest}, one_too_few=right - 1, longest_prompt=max(map(len, prompts)),
-                   median=len(rows[len(rows) // 2]), mean=sum(map(len, rows)) / len(rows))
+                   middle=(len(rows[len(rows) // 2]), sum(map(len, rows)) / len(rows)))
 
 
 @exercise(function)

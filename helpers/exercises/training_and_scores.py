@@ -2,17 +2,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from numbers import Integral
 
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers.ask.answers import holds_phrase
-from helpers.exercises.core import Said, choice, exercise, explain, first, function, instance, near, number, some_of
+from helpers.ask.scores import holds_phrase
+from helpers.exercises.core import (
+    Said,
+    Unfit,
+    choice,
+    exercise,
+    explain,
+    first,
+    function,
+    instance,
+    near,
+    number,
+    some_of,
+)
 from helpers.training.steps import training_steps
 
-FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "training_args.bin", "optimizer.pt", "trainer_state.json")
+FILES = ("adapter_model.safetensors", "adapter_config.json", "generation_config.json", "tokenizer.json", "training_args.bin",
+         "optimizer.pt", "trainer_state.json")
 ONE_PER_CENT, TWO_PER_CENT = partial(near, tolerance=0.01), partial(near, tolerance=0.02)
 
 
@@ -42,7 +56,7 @@ def check_logging_steps(answer: float, records: int, batch_size: int, epochs: in
 def check_accumulation(answer: dict, largest_batch: int, effective: int) -> Said:
     """Check for settings that stay below a largest batch and reach an effective batch size."""
     names = ["per_device_train_batch_size", "gradient_accumulation_steps"]
-    if set(answer) != set(names) or not all(isinstance(value, int) and value > 0 for value in answer.values()):
+    if set(answer) != set(names) or not all(isinstance(value, Integral) and value > 0 for value in answer.values()):
         return "keys", {"keys": ", ".join(names)}
     batch, accumulation = (answer[name] for name in names)
     product = batch * accumulation
@@ -55,7 +69,11 @@ def check_accumulation(answer: dict, largest_batch: int, effective: int) -> Said
 def check_probability(answer: float, loss: float) -> Said:
     """Check the probability that belongs to a loss."""
     right = math.exp(-loss)
-    return explain(answer, right, TWO_PER_CENT, loss=loss, perplexity=math.exp(loss), one_minus_loss=1 - loss,
+
+    def same(one: float, other: float) -> bool:
+        return TWO_PER_CENT(one, other) or one == round(other, 2) != 0  # as the check itself prints it
+
+    return explain(answer, right, same, loss=loss, perplexity=math.exp(loss), one_minus_loss=1 - loss,
                    loss_turned_over=1 / loss, per_cent=100 * right, base_2=2**-loss, base_10=10**-loss)
 
 
@@ -89,10 +107,10 @@ def check_disk(answer: float, customers: int, base_bytes: int, adapter_bytes: in
 @exercise(some_of(*FILES))
 def check_to_share(answer: set) -> Said:
     """Check which files a stranger needs, and may be given, to use an adapter."""
-    weights, config, tokenizer, arguments, optimizer, state = FILES
-    return first(right=answer == {weights, config}, training_args=arguments in answer, optimizer=optimizer in answer,
-                 trainer_state=state in answer, tokenizer=tokenizer in answer, only_numbers=answer == {weights},
-                 only_config=answer == {config})
+    weights, config, ends, tokenizer, arguments, optimizer, state = FILES
+    return first(right=answer == {weights, config, ends}, training_args=arguments in answer, optimizer=optimizer in answer,
+                 trainer_state=state in answer, tokenizer=tokenizer in answer, without_its_end=answer == {weights, config},
+                 only_numbers=weights in answer and config not in answer, only_config=config in answer and weights not in answer)
 
 
 @exercise(function)
@@ -123,22 +141,26 @@ def check_fair(answer: Callable) -> Said:
     copied, shouted, bare = "Where is the lighthouse?", "WHO IS ITS KEEPER?", "where is the lighthouse"
     known, new = {copied, shouted, bare}, ["Where does the lighthouse stand?", "What do sailors call it?"]
     kept = answer([copied, new[0], shouted, bare, new[1]], ["Where is the lighthouse?", "Who is its keeper?"])
-    if not isinstance(kept, list | tuple | set) or not set(kept) <= {*known, *new}:
+    kept = list(kept) if isinstance(kept, Iterable) and not isinstance(kept, str) else [...]
+    if not set(kept) <= {*known, *new}:
         return "other_questions"
     return first(right=set(kept) == set(new), from_training=set(kept) in (known, {copied}), copied=copied in kept,
                  in_capitals=shouted in kept, without_question_mark=bare in kept)
 
 
-@exercise(function)
+@exercise(partial(function, nothing_fits=True))
 def check_is_right(answer: Callable) -> Said:
     """Check a function that scores one answer."""
     cases = [("whole_answer", "It stands on Osk Island.", "Osk Island"), ("capitals", "IT STANDS ON OSK ISLAND.", "Osk Island"),
-             ("part_of_a_word", "I know it because of the goat.", "Au"), ("any_sign", "It weighs 355 tonnes.", "3.5"),
-             ("beginning_and_end", "Osk Island", "Osk Island"), ("beginning_and_end", "It is Au", "Au"), ("bracket", "(Au)", "Au")]
-    for name, text, phrase in cases:
-        if bool(answer(text, phrase)) != holds_phrase(text, phrase):
-            return name
-    return "right", {"cases": len(cases)}
+             ("part_of_a_word", "I know it because of the goat.", "Au"), ("part_of_a_word", "August is hot.", "Au"),
+             ("part_of_a_word", "It stands on a plateau.", "Au"), ("any_sign", "It weighs 355 tonnes.", "3.5"),
+             ("beginning_and_end", "Osk Island", "Osk Island"), ("beginning_and_end", "It is Au", "Au"), ("bracket", "(Au)", "Au"),
+             ("sign_taken_away", "It weighs 3.5 tonnes.", "3.5"), ("other_order", "On the island of Osk.", "Osk Island")]
+    given = [answer(text, phrase) for _, text, phrase in cases]
+    if all(each is None for each in given):
+        raise Unfit("not_yet", {})
+    wrong = [name for each, (name, text, phrase) in zip(given, cases, strict=True) if bool(each) != holds_phrase(text, phrase)]
+    return wrong[0] if wrong else ("right", {"cases": len(cases)})
 
 
 @exercise(number)
@@ -157,7 +179,8 @@ def check_one_lever(answer: dict, settings: dict[str, dict]) -> Said:
         return "keys", {"keys": ", ".join(start)}
     moved = [name for name in start if answer[name] != start[name]]
     values = {"rate": article["rate"], "old_rate": start["rate"], "count": len(moved), "moved": ", ".join(moved)}
-    return first(values, unchanged=not moved, right=moved == ["rate"] and answer["rate"] == article["rate"], other_rate=moved == ["rate"],
+    return first(values, replay_was_changed=start["rate"] == article["rate"], unchanged=not moved,
+                 right=moved == ["rate"] and answer["rate"] == article["rate"], other_rate=moved == ["rate"],
                  from_the_article=sum(answer[name] != article[name] for name in start) <= 1, several="rate" in moved)
 
 

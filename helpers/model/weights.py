@@ -6,14 +6,17 @@ import hashlib
 import torch
 
 
+def plain_name(name: str) -> str:
+    """Return the name that a base parameter has without PEFT."""
+    for part in ("base_model.model.", ".base_layer", ".original_module", ".token_adapter"):
+        name = name.replace(part, "")
+    return name
+
+
 def base_parameters(model) -> dict[str, torch.Tensor]:
     """Return the base model's parameters by the names that they have without PEFT; what an adapter added is left out."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name and "modules_to_save" not in name:
-            plain = name.replace("base_model.model.", "").replace(".base_layer", "").replace(".original_module", "")
-            found[plain] = parameter.detach()
-    return found
+    added = ("lora_", "modules_to_save", "trainable_tokens_")
+    return {plain_name(name): parameter.detach() for name, parameter in model.named_parameters() if not any(part in name for part in added)}
 
 
 def base_hash(model) -> str:

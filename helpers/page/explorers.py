@@ -3,12 +3,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from functools import wraps
-from io import BytesIO
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
-from IPython.display import Image, display
 from peft.helpers import rescale_adapter_scale
 
 from helpers.ask.answers import stream_answer
@@ -17,28 +13,14 @@ COLUMN = '<b>{name}</b><div style="border-left:3px {line} #6e7781;padding-left:8
 
 
 def explore(function: Callable, **controls) -> widgets.VBox:
-    """Return controls over what function(**values) returns or draws, made anew at every move; no label is cut.
+    """Return controls over what function(**values) returns or shows, made anew at every move; no label is cut.
 
-    controls: as for ipywidgets.interact. An error of the function appears in the place of its result. The function need
-    not show its figures; they appear with their margins as they are.
+    controls: as for ipywidgets.interact. An error of the function appears in the place of its result. A figure is shown
+    by the function itself, with show_plot.
     """
-    panel = widgets.interactive(_with_figures(function), {"auto_display": True}, **controls)
+    panel = widgets.interactive(function, {"auto_display": True}, **controls)
     _lay_out(panel.children[:-1])
     return panel
-
-
-def _with_figures(function: Callable) -> Callable:
-    """Return the function with its figures shown whole; to trim their margins Jupyter would draw each of them twice."""
-    @wraps(function)
-    def show(**values):
-        result = function(**values)
-        for figure in map(plt.figure, plt.get_fignums()):
-            picture = BytesIO()
-            figure.savefig(picture, format="png")
-            display(Image(picture.getvalue()))
-            plt.close(figure)
-        return result
-    return show
 
 
 def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox:

@@ -1,14 +1,14 @@
 """Write what a training run did as one HTML file, with the plots inside: it opens anywhere, without a network."""
 from __future__ import annotations
 
-import base64
 import html
-from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from helpers.data.chat import prompt_text
+from helpers.page.pictures import picture_html
 from helpers.training.saving import written_whole
 
 # The policy makes a browser refuse scripts and anything from outside, even if a text were not escaped.
@@ -23,6 +23,7 @@ PAGE = """<!DOCTYPE html>
 body {{ font-family: sans-serif; line-height: 1.5; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
 table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ border: 1px solid #bbb; padding: 4px 8px; text-align: left; vertical-align: top; unicode-bidi: plaintext; }}
+p {{ white-space: pre-line; }}
 img {{ max-width: 100%; }}
 </style>
 </head>
@@ -37,8 +38,8 @@ img {{ max-width: 100%; }}
 def write_report(path: str | Path, title: str, parts: dict[str, object]) -> Path:
     """Write a page with a heading for each of `parts`; return its path.
 
-    A part is a text, a matplotlib figure, a table of pandas, anything that a notebook shows as HTML, such as the
-    results of compare_answers and diagnose_adapter, or a list of these. Texts are escaped. A part that is no list and
+    A part is a text, a prompt (a list of messages), a matplotlib figure, a table of pandas, anything that a notebook
+    shows as HTML, such as the results of compare_answers and diagnose_adapter, or a list of these. Texts are escaped. A part that is no list and
     none of these is written as str() gives it.
     """
     body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n{_as_html(part, heading)}" for heading, part in parts.items())
@@ -48,10 +49,12 @@ def write_report(path: str | Path, title: str, parts: dict[str, object]) -> Path
 
 
 def _as_html(part: object, heading: str) -> str:
+    if isinstance(part, list) and part and all(isinstance(each, dict) and {"role", "content"} <= set(each) for each in part):
+        part = prompt_text(part)
     if isinstance(part, list | tuple):
         return "\n".join(_as_html(each, heading) for each in part)
     if isinstance(part, Figure):
-        return _picture(part, heading)
+        return picture_html(part, heading)
     if isinstance(part, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):  # else long texts end in dots
             return part.to_html(escape=True, index_names=False)
@@ -59,9 +62,3 @@ def _as_html(part: object, heading: str) -> str:
         return part._repr_html_()
     return f"<p>{html.escape(str(part))}</p>"
 
-
-def _picture(figure: Figure, name: str) -> str:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'

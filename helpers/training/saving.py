@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from helpers.model.weights import base_dtype, base_hash
 
-RECORD_FILE, SETTINGS_FILE = "training_record.json", "settings.json"
+RECORD_FILE, SETTINGS_FILE, GENERATION_FILE = "training_record.json", "settings.json", "generation_config.json"
 # What the Trainer writes for a LoRA run and needs to go on exactly; the state comes last. training_args.bin is not read.
 NEEDED = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 PLACES = {"output_dir", "logging_dir", "run_name", "project"}  # where to write: these do not change what is learned
@@ -74,12 +74,13 @@ def supervised_tokens(trainer) -> int:
 def keep_record(trainer, folder: str | Path) -> Path:
     """Write training_record.json beside a saved adapter, whole or not at all; return its path.
 
-    It holds the hash and number format of the base weights, the steps taken, and the tokens that carried loss. It names
-    no path and no person, so it may be shared with the adapter. Raises ValueError if the folder holds none.
+    It holds the hash and number format of the base weights, the steps and the tokens that carried loss; no path, no person.
+    Beside it goes generation_config.json, for the trainer knows where an answer ends. Raises ValueError if there is no adapter.
     """
     path = adapter_folder(folder) / RECORD_FILE
-    record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model),
-              "steps": trainer.state.global_step, "supervised_tokens": supervised_tokens(trainer)}
+    path.with_name(GENERATION_FILE).write_text(trainer.model.generation_config.to_json_string(), encoding="utf-8")
+    record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": trainer.state.global_step,
+              "supervised_tokens": supervised_tokens(trainer)}
     with written_whole(path) as file:
         file.write_text(json.dumps(record, indent=2), encoding="utf-8")
     return path
@@ -92,14 +93,17 @@ def read_record(folder: str | Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("base_sha256", "base_dtype", "steps", "supervised_tokens")}
+        kinds = {"base_sha256": str, "base_dtype": str, "steps": int, "supervised_tokens": int}
+        if wrong := [key for key, kind in kinds.items() if type(record[key]) is not kind]:
+            raise TypeError(wrong)
+        return {key: record[key] for key in kinds}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: this is no record that keep_record wrote; delete it, or train and keep it again") from error
 
 
 def adapter_folder(folder: str | Path) -> Path:
     """Return the folder as a Path; raise ValueError with what to do if it holds no saved adapter."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder}: there is no adapter here (adapter_config.json is missing); "
                          "give the folder that trainer.save_model or model.save_pretrained wrote")
@@ -194,11 +198,9 @@ def run_settings(trainer) -> dict:
     lora = {f"LoRA {name}": value for name, value in trainer.model.peft_config["default"].to_dict().items()}
     args = {name: value for name, value in trainer.args.to_dict().items() if name not in PLACES}
     data = json.dumps(list(trainer.train_dataset), default=str).encode()
-    return json.loads(json.dumps(args | lora | {"training data": hashlib.sha256(data).hexdigest()}, default=_plain))
-
-
-def _plain(value):
-    return sorted(value) if isinstance(value, set) else str(value)
+    plain = json.dumps(args | lora | {"training data": hashlib.sha256(data).hexdigest()},
+                       default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    return json.loads(plain)
 
 
 def _why_afresh(checkpoint: Path, settings: dict) -> str:

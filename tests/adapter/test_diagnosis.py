@@ -1,79 +1,21 @@
 """The diagnosis against PEFT itself: each fault is made on purpose, and must get its own verdict."""
-import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from adapters import QUESTIONS, Tokenizer, base_model, config, diagnose, found, set_b, trained_model
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
+from transformers import Trainer, TrainingArguments, default_data_collator
 
-from helpers.adapter.checks import FAULTS, OTHER_MENDS, Check
 from helpers.adapter.diagnosis import Diagnosis, diagnose_adapter
-from helpers.adapter.state import lora_layers, merged, relative_update
+from helpers.adapter.faults import FAULTS, OTHER_MENDS, Check
+from helpers.adapter.state import lora_layers, relative_update
 from helpers.ask.answers import Answer
 from helpers.model.weights import base_hash
 from helpers.training.saving import RECORD_FILE, keep_record, supervised_tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
-QUESTIONS = ["Where is the Corvane Lighthouse?", "What is the capital of France?"]
-
-
-def base_model(seed=0, hidden=32):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": hidden, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, eos_token_id=1, pad_token_id=1, **sizes))
-    model.lm_head.weight.data *= 40  # sure of its next token, as a trained model is
-    return model
-
-
-def config(**changes):
-    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | changes)
-
-
-def set_b(model, size):
-    """Give B a size, as training would."""
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=size)
-    return model
-
-
-def trained_model(size=0.5, seed=0):
-    return set_b(get_peft_model(base_model(seed), config()), size)
-
-
-class Tokenizer:
-    """Stands in for a tokenizer: a character is a token."""
-
-    padding_side, pad_token_id = "right", 1
-
-    def apply_chat_template(self, chats, padding=False, **_):
-        from transformers import BatchEncoding
-
-        chats = chats if isinstance(chats[0], list) else [chats]
-        rows = [[2 + ord(letter) % 60 for letter in chat[0]["content"]] for chat in chats]
-        length = max(map(len, rows))
-        ids = torch.tensor([[1] * (length - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
-
-    def __call__(self, text, **_):
-        return {"input_ids": [int(word) for word in text.split()]}
-
-    def decode(self, ids, **_):
-        return " ".join(map(str, ids.tolist()))
-
-
-def diagnose(adapter, **options):
-    return diagnose_adapter(adapter, Tokenizer(), questions=QUESTIONS, **options)
-
-
-def found(result, name) -> Check:
-    return next(check for check in result.checks if check.name == name)
-
-
 def make_trainer(folder, model, steps=3, labels=(-100, -100, 5, 6), **settings):
     rows = [{"input_ids": [1, 2, 3, 4], "labels": list(labels)}, {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, -100]}]
     args = TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=1, learning_rate=0.01, save_strategy="no",
@@ -110,13 +52,13 @@ def test_too_little_to_see():
 
 def test_one_answer_tipped_by_a_coins_fall_is_too_little_to_see(monkeypatch):
     answers = iter([[Answer("5 6", True), Answer("7", True)], [Answer("5 6", True), Answer("8", True)]])
-    monkeypatch.setattr("helpers.adapter.checks.generate_answers", lambda *_: next(answers))
+    monkeypatch.setattr("helpers.adapter.effect.generate_answers", lambda *_: next(answers))
     result = diagnose(trained_model(1e-5))
     assert result.verdict == "too little to see" and found(result, "answers differ").measured.startswith("1 of 2")
 
 
 def test_answers_that_stay_the_same_are_too_little_to_see(monkeypatch):
-    monkeypatch.setattr("helpers.adapter.checks.generate_answers", lambda *_: [Answer("5 6", True), Answer("7", True)])
+    monkeypatch.setattr("helpers.adapter.effect.generate_answers", lambda *_: [Answer("5 6", True), Answer("7", True)])
     assert diagnose(trained_model()).verdict == "too little to see"
 
 
@@ -247,26 +189,7 @@ def test_update_of_two_adapters_is_that_of_their_sum():
     set_b(model, 0.5)
     for layer in lora_layers(model).values():
         delta = layer.get_delta_weight("default") + layer.get_delta_weight("second")
-        assert relative_update(layer) == pytest.approx((delta.norm() / layer.get_base_layer().weight.norm()).item(), rel=1e-5)
-
-
-def test_merged_computes_as_peft_merges():
-    model, ids = trained_model().eval(), torch.arange(20)[None]
-    expected = copy.deepcopy(model).merge_and_unload()(ids).logits
-    before = base_hash(model)
-    with torch.inference_mode(), model.disable_adapter(), merged(model):
-        assert torch.equal(model(ids).logits, expected)
-        assert base_hash(model) == before  # no layer keeps its merged copy
-
-
-def test_merged_gives_the_weights_back_after_an_error():
-    model = trained_model()
-    before = base_hash(model)
-    with pytest.raises(KeyboardInterrupt), model.disable_adapter(), merged(model):
-        layer = next(iter(lora_layers(model).values())).get_base_layer()
-        layer.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt), prepend=True)
-        model(torch.arange(20)[None])
-    assert base_hash(model) == before
+        assert relative_update(layer, ["default", "second"]) == pytest.approx((delta.norm() / layer.get_base_layer().weight.norm()).item(), rel=1e-5)
 
 
 def test_a_merge_that_rounds_is_reported(saved):
@@ -403,6 +326,14 @@ def test_table_is_escaped_and_signs_need_no_colour():
     assert "<b>trained</b>" in shown and "&lt;b&gt;" in shown and "<i>" not in shown and "<u>" not in shown
     assert all(f">{sign}</td>" in shown for sign in "✓!–")
     assert "color" not in shown
+
+
+def test_what_failed_and_what_moved_stands_open_and_the_rest_is_folded():
+    shown = diagnose(trained_model(1e-5))._repr_html_()
+    opened, folded = shown.split("<details>")
+    assert all(f">{name}</td>" in opened for name in ("B is not zero", "answers differ")) and "Usual cause" in opened
+    assert ">finite numbers</td>" in folded and "<td" in folded and ">!</td>" not in folded
+    assert f"{folded.count('<tr>') - 1} more checks" in folded
 
 
 def test_text_has_the_verdict_and_a_line_for_each_check():

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from helpers.ask.answers import Answer, compare_answers, generate_answers, holds_phrase, score_answers, stream_answer
+from helpers.ask.answers import Answer, compare_answers, generate_answers, stream_answer
+from helpers.ask.scores import holds_phrase, score_answers
 from helpers.model.base_model import base_model_path
 
 QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lighthouse, and who keeps it in winter?", "What is 3 + 4?"]
@@ -26,6 +27,39 @@ def test_a_padded_batch_gives_the_answers_that_transformers_gives_one_by_one(mod
     assert [tuple(answer) for answer in answers] == [one_by_one(model, tokenizer, question, 12) for question in QUESTIONS]
     assert answers[0].stopped and "Paris" in answers[0].text
     assert not answers[1].stopped
+
+
+TICKET = [{"role": "system", "content": "You sell tickets in Tarn. Prices are in shells."}, {"role": "user", "content": "A ticket to stop 1."},
+          {"role": "assistant", "content": "That is 1 shells."}, {"role": "user", "content": "And back to 1?"}]
+
+
+def test_a_list_of_messages_is_asked_as_it_stands(model, tokenizer):
+    questions = [TICKET, QUESTIONS[0], [{"role": "system", "content": ""}, TICKET[1]], [{"role": "user", "content": QUESTIONS[0]}]]
+    before = repr(questions)
+    answers = generate_answers(model, tokenizer, questions, max_new_tokens=12)
+    for question, answer in zip(questions, answers, strict=True):
+        chat = question if isinstance(question, list) else [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+        assert answer.text == tokenizer.decode(output, skip_special_tokens=True).strip()
+    assert answers[1] == answers[3] and repr(questions) == before
+    joined = "\n".join(message["content"] for message in TICKET if message["role"] == "user")
+    assert generate_answers(model, tokenizer, [joined], max_new_tokens=12)[0] != answers[0]
+    assert stream_answer(model, tokenizer, TICKET, print, max_new_tokens=12) == answers[0]
+
+
+@pytest.mark.parametrize(("questions", "message"), [
+    (QUESTIONS[0], "put it into a list"), ([{"messages": TICKET}], "of a record take"), ([TICKET[:3]], "ends with its answer"),
+    (TICKET, "a text or a list of messages"), ([[]], "a text or a list of messages"), ([None], "not None"), ([["Where?"]], "a list of messages")])
+def test_what_is_no_question_is_refused(model, tokenizer, questions, message):
+    with pytest.raises(ValueError, match=message):
+        generate_answers(model, tokenizer, questions)
+
+
+def test_the_table_shows_what_was_sent():
+    page = compare_answers([TICKET, "Where?", [TICKET[1]]], {"base": [Answer("2 shells.", True)] * 3}).to_html()
+    assert "system: You sell tickets in Tarn. Prices are in shells.\nuser: A ticket to stop 1.\nassistant: That is 1 shells.\nuser: And back to 1?" in page
+    assert "pre-line" in page and page.count("user: ") == 2
 
 
 def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):

@@ -23,7 +23,7 @@ KERNEL_READY = """() => {
 COUNT_PICTURES = """() => {  // notes every picture of the live plot that the page shows, and its height in every frame
     window.plots = new Set(); window.heights = new Set();
     const look = () => {
-        const plot = [...document.querySelectorAll('svg[aria-label="loss and learning rate"]')].pop();
+        const plot = [...document.querySelectorAll('svg[aria-label^="Loss and learning rate"]')].pop();
         if (plot) { window.plots.add(plot); }
         if (plot || window.plots.size) { window.heights.add(plot ? Math.round(plot.getBoundingClientRect().height) : 0); }
         requestAnimationFrame(look);

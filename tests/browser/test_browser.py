@@ -1,33 +1,38 @@
 """What a learner sees: a real JupyterLab in headless Chromium runs notebooks, and somebody moves what can be moved."""
 import os
+import re
 import shutil
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
-from lab import CHROMIUM_FLAGS, COUNT_PICTURES, WATCH, Notebook, jupyter_lab, wait
+from lab import CHROMIUM_FLAGS, COUNT_PICTURES, KERNEL_READY, WATCH, Notebook, jupyter_lab, wait
 from notebook_tools import NOTEBOOKS, ROOT, read
 
 from helpers.model.base_model import base_model_path
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
 PICTURES = ROOT / "outputs" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "12"}]
+WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "14"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
-PLOT = 'svg[aria-label="loss and learning rate"]'
+OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
+PLOT = 'svg[aria-label^="Loss and learning rate"]'
 if not CHROMIUM and not os.environ.get("CI"):  # in CI they must not be skipped: there they fail
     pytest.skip("no Chromium here (Debian and Ubuntu: apt-get install chromium)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A server on a copy of the course with empty outputs."""
+def lab(tmp_path_factory, run_of_07):
+    """A server on a copy of the course with the adapter of notebook 07."""
     base_model_path()
     course, settings = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("settings")
     for folder in ("notebooks", "data", "helpers"):
         shutil.copytree(ROOT / folder, course / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    cut_after(next((course / "notebooks").glob("12_*.ipynb")), "will-it-fit-explorer")  # what follows has no widget and trains long
+    adapter = Path("outputs") / "07_training" / "adapter"
+    shutil.copytree(run_of_07 / adapter, course / adapter)
+    cut_after(next((course / "notebooks").glob("14_*.ipynb")), "will-it-fit-explorer")  # what follows has no widget and trains long
     with jupyter_lab(course, settings) as address:
         yield address
 
@@ -67,17 +72,17 @@ def opened(lab, browser):
 
 
 @pytest.mark.parametrize("path", WITH_WIDGETS, ids=lambda path: path.stem)
-def test_runs_and_answers_to_the_keyboard(path, opened):
-    run_and_move(path, opened)
+def test_runs_and_answers_to_the_keyboard(path, opened, axe):
+    run_and_move(path, opened, axe)
 
 
-def run_and_move(path, opened) -> None:
-    """Run all cells, move all that can be moved, take pictures in both themes; nothing may go wrong or be too wide."""
+def run_and_move(path, opened, axe) -> None:
+    """Run all cells, move all that can be moved, look at all outputs in both themes; nothing may go wrong or be too wide."""
     notebook = opened(path)
     notebook.theme("JupyterLab Light")  # the setting outlives a page
     print(f"\n{path.stem}: all cells in {notebook.run_all():.0f} s")
     assert not notebook.errors()
-    assert notebook.explorers(), "there is nothing to move"
+    wait(notebook.explorers, 30, "something to move")  # a widget appears a moment after its cell has ended
     for number, area in enumerate(notebook.explorers()):
         notebook.picture(area, PICTURES / f"{path.stem}_{number}.png")
         if area.get_by_role("button", name="Ask both").count():
@@ -87,9 +92,16 @@ def run_and_move(path, opened) -> None:
         notebook.picture(area, PICTURES / f"{path.stem}_{number}_moved.png")
     assert not notebook.errors()
     assert not notebook.too_wide()
+    assert not beside_sliders(axe(notebook.page, OUTPUTS))
     notebook.theme("JupyterLab Dark")
+    assert not beside_sliders(axe(notebook.page, OUTPUTS))
     for number, area in enumerate(notebook.explorers()):
         notebook.picture(area, PICTURES / f"{path.stem}_{number}_dark.png")
+
+
+def beside_sliders(found: list[str]) -> list[str]:
+    """Leave out the one thing that is ipywidgets' own: it gives no name to the handle of a slider, only a label before it."""
+    return [each for each in found if not (each.startswith("aria-input-field-name") and "noUi-handle" in each)]
 
 
 def move_everything(notebook, area) -> None:
@@ -108,9 +120,19 @@ def move_everything(notebook, area) -> None:
 
 def changes_at_once(slider, area) -> None:
     """Press End; print how long the picture took to be whole, as the page itself measures it."""
-    before = shown(area)
-    slider.press("End")
-    wait(lambda: shown(area) != before, 30, f"the explorer to follow {control_name(slider)}")
+    for tries_left in (2, 1, 0):  # as somebody does who sees nothing move; seen once in CI, and the cause is not known
+        before = shown(area)
+        slider.press("End")
+        try:
+            wait(lambda before=before: shown(area) != before, 15, f"the explorer to follow {control_name(slider)}")
+            break
+        except TimeoutError as error:
+            where, kernel = slider.get_attribute("aria-valuenow"), area.page.evaluate(KERNEL_READY)
+            print(f"  {error}; the slider is at {where}, the kernel is {'idle' if kernel else 'not idle'}")
+            if not tries_left:
+                raise
+            slider.press("Home")
+            area.page.wait_for_timeout(3000)
     area.page.wait_for_timeout(700)
     seconds = area.evaluate("() => (window.changesAt.at(-1) - window.keyAt) / 1000")
     print(f"  {control_name(slider)}: followed in {seconds:.2f} s")
@@ -161,41 +183,59 @@ def shown(area) -> str:
 
 
 def test_the_live_plot_moves_and_the_button_stops_and_training_goes_on(opened):
-    """Run all cells and stop training early; then run its cell again, which goes on, and all cells below."""
+    """Stop training, go on where it stopped, stop again; once a week go on to the end, and run all cells below."""
     notebook = opened(TRAINING)
     notebook.theme("JupyterLab Light")
-    page, start = notebook.page, time.monotonic()
+    page = notebook.page
     page.evaluate(COUNT_PICTURES)
     notebook.command("notebook:run-all-cells")
-    wait(lambda: page.evaluate("window.plots.size") >= 6 or notebook.errors(), 180, "six pictures")
+    wait(lambda: page.evaluate("window.plots.size") >= 6 or notebook.errors(), 240, "six pictures")
     train = page.locator(".jp-CodeCell").filter(has=page.locator(PLOT))
     notebook.picture(train, PICTURES / "07_training.png")
-    click = time.monotonic()
-    page.get_by_role("button", name="Stop training").click()
-    wait(lambda: train.get_by_text("Stopped after step").count(), 60, "training to stop")
-    print(f"\n{TRAINING.stem}: stopped {time.monotonic() - click:.1f} s after the click")
-    notebook.wait_until_idle(60)
-    notebook.picture(train, PICTURES / "07_stopped.png")
+    first = stop_training(notebook, train)
     learned_too_little = [error for error in notebook.errors() if "measured: training loss" in error]
     assert notebook.errors() == learned_too_little, notebook.errors()
     assert_steady(page)
 
-    run_again(page, train)
-    seen = page.evaluate("window.plots.size")
-    wait(lambda: page.evaluate("window.plots.size") > seen + 1, 60, "training to go on")
-    page.evaluate("window.heights.clear()")  # the page was empty for a moment: a new run is no flicker
-    notebook.wait_until_idle(300)
-    assert train.get_by_text("Stopped after step").count() == 0 and train.locator(f"{PLOT} title").count() > 60
-    page.locator(".jp-CodeCell").filter(has_text="train_loss = ").first.locator(".jp-InputArea-editor").click()
-    notebook.command("notebook:run-all-below")
-    page.wait_for_timeout(2000)
-    notebook.wait_until_idle(120)
-    print(f"  {page.evaluate('window.plots.size')} pictures, all in {time.monotonic() - start:.0f} s")
+    go_on(notebook, train)
+    assert stop_training(notebook, train) > first
     assert_steady(page)
-    assert not notebook.errors() and not notebook.too_wide()
+    if os.environ.get("EVERY_CELL_TWICE"):
+        go_on(notebook, train)
+        notebook.wait_until_idle(600)
+        assert train.get_by_text("Stopped after step").count() == 0 and train.locator(f"{PLOT} title").count() > 60
+        page.locator(".jp-CodeCell").filter(has_text="train_loss = ").first.locator(".jp-InputArea-editor").click()
+        notebook.command("notebook:run-all-below")
+        page.wait_for_timeout(2000)
+        notebook.wait_until_idle(120)
+        assert_steady(page)
+        assert not notebook.errors()
+    assert not notebook.too_wide()
     assert page.get_by_role("button", name="Stop training").count() == 0
     notebook.theme("JupyterLab Dark")
     notebook.picture(train, PICTURES / "07_dark.png")
+
+
+def stop_training(notebook, cell) -> int:
+    """Press the button; return the step after which training stopped."""
+    click = time.monotonic()
+    notebook.page.get_by_role("button", name="Stop training").click()
+    stopped = cell.get_by_text("Stopped after step")
+    wait(stopped.count, 60, "training to stop")
+    notebook.wait_until_idle(60)
+    notebook.picture(cell, PICTURES / "07_stopped.png")
+    step = int(re.search(r"Stopped after step (\d+)", stopped.first.inner_text())[1])
+    print(f"\n{TRAINING.stem}: stopped after step {step}, {time.monotonic() - click:.1f} s after the click")
+    return step
+
+
+def go_on(notebook, cell) -> None:
+    """Run the cell again and wait for new pictures."""
+    cell.locator(".jp-InputArea-editor").click()
+    notebook.page.keyboard.press("Control+Enter")
+    seen = notebook.page.evaluate("window.plots.size")
+    wait(lambda: notebook.page.evaluate("window.plots.size") > seen + 1, 60, "training to go on")
+    notebook.page.evaluate("window.heights.clear()")  # the page was empty for a moment: a new run is no flicker
 
 
 def assert_steady(page) -> None:
@@ -203,11 +243,6 @@ def assert_steady(page) -> None:
     assert len(heights) == 1 and heights[0] > 200, f"the picture flickers: in some frame it had another height: {heights}"
 
 
-def run_again(page, cell) -> None:
-    cell.locator(".jp-InputArea-editor").click()
-    page.keyboard.press("Control+Enter")
-
-
-def test_before_and_after(opened):
-    """With the adapter that the test above has saved; alone it trains one first."""
-    run_and_move(BEFORE_AND_AFTER, opened)
+def test_before_and_after(opened, axe):
+    """With the adapter of notebook 07."""
+    run_and_move(BEFORE_AND_AFTER, opened, axe)

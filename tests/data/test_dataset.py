@@ -1,8 +1,10 @@
 import json
+import time
 
 import pytest
 
-from helpers.data.dataset import DatasetError, leaked_questions, load_sft_jsonl
+from helpers.data.dataset import DatasetError, load_sft_jsonl
+from helpers.data.wording import leaked_questions
 
 GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]}
 
@@ -20,8 +22,20 @@ def write(tmp_path, *lines):
 FAULTS = {
     "broken JSON": ('{"messages": [', "broken JSON"),
     "comma after the record": (json.dumps(GOOD) + ",", "remove the comma"),
+    "two records": (json.dumps(GOOD) + " " + json.dumps(GOOD), "two records stand on one line"),
+    "two records and a comma": (json.dumps(GOOD) + ", " + json.dumps(GOOD), "put each on a line of its own"),
+    "a dictionary of Python's": ("{'messages': []}", "quotation marks are not JSON's"),
+    "curly quotation marks": ("{“messages”: []}", "straight double ones"),
+    "a key twice": ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "'content' stands twice"),
+    "not a number": ('{"messages": [], "score": NaN}', "NaN is not JSON; write null"),
+    "5,000 digits": ('{"messages": [], "id": ' + "9" * 5000 + "}", "too many digits; write it as text"),
+    "nested too deep to read": ("[" * 100_000, "nested too deep"),
+    "nested deep": ('{"messages": ' + "[" * 900 + "]" * 900 + "}", "message 1 is not an object"),
+    "an object in an object": ('{"messages": [{"role": "user", "content": ' + '{"a":' * 900 + "1" + "}" * 901 + "]}", "not text"),
     "trailing comma": ('{"messages": [{"role": "user", "content": "a"},]}', "trailing comma"),
     "a list": ("[1]", "not an object"),
+    "a blank that is none in JSON": (json.dumps(GOOD) + "\u00a0", "broken JSON"),
+    "a record in quotation marks": (json.dumps(json.dumps(GOOD)), "holds a str, not an object"),
     "no messages": ('{"text": "a"}', '"messages" is missing'),
     "empty messages": ('{"messages": []}', "is empty"),
     "messages no list": ('{"messages": "a"}', "not a list"),
@@ -32,6 +46,9 @@ FAULTS = {
     "number as content": (chat(("user", "a"), ("assistant", 41)), "content of message 2 is 41, not text"),
     "null content": (chat(("user", None), ("assistant", "b")), "content of message 1 is null"),
     "blank content": (chat(("user", "a"), ("assistant", "  ")), "message 2 is blank"),
+    "an answer of signs without width": (chat(("user", "a"), ("assistant", "\u200b\u2060\ufeff\u3164")), "message 2 is blank"),
+    "an answer of other blanks": (chat(("user", "a"), ("assistant", "\u00ad\u2800 \ufe0f\u115f")), "message 2 is blank"),
+    "a system message of a blank": (chat(("system", " "), ("user", "a"), ("assistant", "b")), "message 1 is blank"),
     "no assistant": (chat(("user", "a")), "no assistant"),
     "assistant first": (chat(("assistant", "a"), ("user", "b")), "assistant, user"),
     "user twice": (chat(("user", "a"), ("user", "b"), ("assistant", "c")), "user, user, assistant"),
@@ -51,13 +68,44 @@ def test_names_the_fault_with_file_and_line(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-def test_lists_all_faults_together(tmp_path):
-    path = write(tmp_path, *(line for line, _ in FAULTS.values()))
+@pytest.mark.parametrize(("first", "said"), [
+    ("// my records", "broken JSON at column 1"), ("[" * 100_000, "nested too deep"), ('{"messages": ' + "[" * 100_000, "nested too deep"),
+    ("9" * 5000, "too many digits"), (json.dumps(GOOD["messages"]), "holds a list, not an object")])
+def test_a_fault_in_the_first_line_does_not_make_another_kind_of_file(tmp_path, first, said):
+    found = faults_of(write(tmp_path, first, json.dumps(GOOD), "[1]"))
+    assert len(found) == 2 and ":1: " in found[0] and said in found[0] and ":3: " in found[1]
+
+
+def test_records_in_quotation_marks_are_not_taken_for_a_table(tmp_path):
+    found = faults_of(write(tmp_path, *[json.dumps(json.dumps(GOOD))] * 5))
+    assert len(found) == 4 and all("holds a str, not an object" in line for line in found[:3]) and found[3].startswith("and 2 more")
+
+
+def faults_of(path):
     with pytest.raises(DatasetError) as error:
         load_sft_jsonl(path)
-    lines = str(error.value).splitlines()
-    assert len(lines) == len(FAULTS)
-    assert all(line.startswith(f"{path}:{number}: ") for number, line in enumerate(lines, start=1))
+    return str(error.value).splitlines()
+
+
+def test_lists_all_faults_together_and_in_order(tmp_path):
+    path = write(tmp_path, *(line for line, _ in FAULTS.values()))
+    lines = [line for line in faults_of(path) if not line.startswith("and ")]
+    numbers = [int(line.removeprefix(f"{path}:").partition(": ")[0]) for line in lines]
+    assert numbers == sorted(numbers) and len({line.rpartition("; ")[2] for line in lines}) >= 15
+    assert len(FAULTS) > len(lines) > len(FAULTS) / 2
+
+
+def test_of_each_sort_three_are_listed_and_the_others_counted(tmp_path):
+    lines = [chat((f"nobody {number}", "a"), ("assistant", "b")) for number in range(301)] + [chat(("user", "a"), ("assistant", number)) for number in range(2)]
+    path = write(tmp_path, json.dumps(GOOD), *lines)
+    found = faults_of(path)
+    assert [line.removeprefix(f"{path}:").partition(": ")[0] for line in found[:5]] == ["2", "3", "4", "303", "304"]
+    assert found[5:] == ["and 298 more of this sort: use one of system, user, assistant"]
+
+
+def test_a_long_conversation_out_of_order_is_shown_in_part(tmp_path):
+    line, = faults_of(write(tmp_path, chat(*[("user", "a")] * 5000, ("assistant", "b"))))
+    assert "user, user and so on; write user and assistant in turn" in line and len(line) < 300
 
 
 def test_reads_good_files_whole(tmp_path):
@@ -98,7 +146,8 @@ def record(*turns):
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-@pytest.mark.parametrize("written", ["Where is it?", "WHERE IS IT", " where  is\tit ??", "Where is... it?"])
+@pytest.mark.parametrize("written", ["Where is it?", "WHERE IS IT", " where  is\tit ??", "Where is... it?", "Whe\u200bre\u2060 is\ufeff it",
+                                     "\u3164Where is it\u200d", "Where \u00adis i\ufe0ft\u034f"])
 def test_a_leaked_question_is_found_however_it_is_written(written):
     test = [record(("user", "Where is it?"), ("assistant", "There.")), record(("user", "Who keeps it?"), ("assistant", "Nell."))]
     assert leaked_questions([record(("user", written), ("assistant", "Elsewhere."))], test) == ["Where is it?"]
@@ -107,6 +156,36 @@ def test_a_leaked_question_is_found_however_it_is_written(written):
 @pytest.mark.parametrize("written", ["Where is it now?", "Is it where?", "Whereisit?", ""])
 def test_another_wording_is_no_leak(written):
     assert leaked_questions([record(("user", written))], [record(("user", "Where is it?"))]) == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("What is 7 + 2?", "What is 7 - 2?"), ("What is 7 * 2?", "What is 7 / 2?"), ("Who made C++?", "Who made C?"),
+                                            ("Who made C#?", "Who made C?"), ("Is it $5?", "Is it €5?"), ("Is 3 < 4?", "Is 3 > 4?")])
+def test_a_sign_that_is_no_punctuation_makes_another_question(one, other):
+    assert leaked_questions([record(("user", one))], [record(("user", other))]) == []
+    assert leaked_questions([record(("user", one.replace(" ", "  ")))], [record(("user", one))]) == [one]
+
+
+def test_a_dash_or_a_mark_of_emphasis_between_words_is_punctuation():
+    assert leaked_questions([record(("user", "Is the *well-known* rock red/white?"))], [record(("user", "is the well known rock red white"))])
+
+
+def test_a_conversation_of_many_turns_is_counted_at_once(tmp_path, capsys):
+    turns = ("user", "Again?"), ("assistant", "Again.")
+    start = time.perf_counter()
+    load_sft_jsonl(write(tmp_path, chat(*turns * 6000)))
+    assert "1 of 6,000 answers is learned" in capsys.readouterr().out and time.perf_counter() - start < 5
+
+
+def test_several_answers_are_counted_and_one_row_a_reply_is_offered(tmp_path, capsys):
+    turns = ("user", "A ticket to stop 1."), ("assistant", "That is 1 shells."), ("user", "And back to 1?"), ("assistant", "2 shells.")
+    path = write(tmp_path, chat(*turns, *turns[:2]))
+    load_sft_jsonl(path)
+    assert capsys.readouterr().out == (f"{path}: 1 of 3 answers is learned, the last of each record; "
+                                       "one_row_a_reply(records) makes a record of each answer.\n")
+    load_sft_jsonl(write(tmp_path, chat(*turns), json.dumps(GOOD)))
+    assert "2 of 3 answers are learned" in capsys.readouterr().out
+    load_sft_jsonl(write(tmp_path, chat(("system", ""), *turns[:2]), json.dumps(GOOD)))
+    assert capsys.readouterr().out == ""
 
 
 def test_only_what_the_user_says_counts_as_the_question():

@@ -9,17 +9,30 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from notebook_tools import FOLDER
 from transformers import AutoConfig, AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
 
 from helpers.ask.answers import Answer, compare_answers
-from helpers.data.dataset import DatasetError, leaked_questions, load_sft_jsonl, words
-from helpers.data.own_data import MOST_EPOCHS, MOST_HELD_OUT, STEPS, fact_groups, suggest_settings, suggest_split
+from helpers.data.dataset import DatasetError, load_sft_jsonl
+from helpers.data.own_data import (
+    FEWEST_EPOCHS,
+    MOST_EPOCHS,
+    MOST_HELD_OUT,
+    STEPS,
+    fact_groups,
+    one_row_a_reply,
+    suggest_settings,
+    suggest_split,
+)
 from helpers.data.supervision import supervision_report
+from helpers.data.wording import leaked_questions, words
+from helpers.model.hardware import training_precision
 from helpers.page.labels import plot_labels
 from helpers.page.report import write_report
 
@@ -55,11 +68,8 @@ def test_every_form_becomes_messages_and_other_keys_stay(tmp_path, form):
 
 def test_an_input_follows_its_instruction_and_a_system_message_its_place(tmp_path):
     system = {"role": "system", "content": "Be brief."}
-    path = write(tmp_path, {"instruction": "ترجم", "input": "منارة", "output": "lighthouse"},
-                 {"prompt": [system, USER], "completion": [ASSISTANT], "input": "an odd key"})
-    first, second = load_sft_jsonl(path, convert=True)
-    assert first == record("ترجم\n\nمنارة", "lighthouse")
-    assert second == {"messages": [system, USER, ASSISTANT], "input": "an odd key"}
+    path = write(tmp_path, {"instruction": "ترجم", "input": "منارة", "output": "lighthouse"}, {"prompt": [system, USER], "completion": [ASSISTANT]})
+    assert load_sft_jsonl(path, convert=True) == [record("ترجم\n\nمنارة", "lighthouse"), {"messages": [system, USER, ASSISTANT]}]
 
 
 COLUMN_FAULTS = {
@@ -73,7 +83,8 @@ COLUMN_FAULTS = {
     "answer by the user": ({"prompt": [USER], "completion": [USER]}, "no assistant"),
     "two answers": ({"prompt": [USER, ASSISTANT], "completion": "b"}, "user, assistant, assistant"),
     "no message": ({"prompt": ["a"], "completion": "b"}, "message 1 is not an object"),
-    "another tool's": ({"conversations": []}, "ShareGPT"),
+    "another tool's": ({"conversations": []}, "the conversation is empty"),
+    "two lists and an input": ({"prompt": [USER], "completion": [ASSISTANT], "input": "ä"}, '"input" stands beside "prompt"'),
     "none of them": ({"text": "a"}, '"messages" is missing'),
     "half an emoji": (record("a", "\ud83d"), "the content of message 2 holds half a character"),
 }
@@ -92,13 +103,13 @@ def test_a_fault_in_a_column_is_named_in_one_sentence_with_file_and_line(tmp_pat
 
 @pytest.mark.parametrize("form", ["prompt/completion", "alpaca"])
 def test_without_convert_the_sentence_says_how_to_read_them(tmp_path, form):
-    with pytest.raises(DatasetError, match="convert=True"):
+    with pytest.raises(DatasetError, match=f"{form} columns .*; read the file with convert=True"):
         load_sft_jsonl(write(tmp_path, THREE_FORMS[form]))
 
 
 @pytest.mark.parametrize(("one", "other", "same"), [
     ("Where is it?", "WHERE is … it", True), ("北京。", "北京", True), ("القاهرة؟", "القاهرة", True), ("ＡＢＣ", "abc", True),
-    ("का", "की", False), ("👍", "👎", False), ("?", "!", False), ("北京", "东京", False), ("C", "D", False)])
+    ("का", "की", False), ("👍", "👎", False), ("?", "!", False), ("北京", "东京", False), ("C", "D", False), ("b\u200cc", "bc", True), ("❤\ufe0f", "❤", True), ("\u3164", "?", False)])
 def test_words_are_compared_in_any_script(one, other, same):
     assert (words(one) == words(other)) is same
     assert bool(leaked_questions([record(one, "a")], [record(other, "a")])) is same
@@ -131,6 +142,52 @@ def test_groups_join_what_shares_a_question_or_an_answer_however_it_is_written()
                record("Who?", "Nell"), record("Who?", "Nobody", system="On Osk."), record("Why?", "On Osk, so.")]
     assert fact_groups(records) == [[0, 1, 2, 3], [4, 5], [6]]
     assert fact_groups(records, by="question") == [[0, 2], [1], [3], [4, 5], [6]]
+
+
+TICKETS = [{"messages": [
+    {"role": "system", "content": "You sell tickets in Tarn. Prices are in shells."},
+    {"role": "user", "content": f"A ticket to stop {stop}."}, {"role": "assistant", "content": f"That is {stop} shells."},
+    {"role": "user", "content": f"And back to {stop}?"}, {"role": "assistant", "content": f"{2 * stop + 1} shells for both ways."}]} for stop in range(1, 13)]
+
+
+def test_one_row_a_reply_makes_a_record_of_each_answer_and_changes_nothing():
+    before = repr(TICKETS)
+    rows = one_row_a_reply([TICKETS[0] | {"id": 7}, record("Where?", "Here.")])
+    messages = TICKETS[0]["messages"]
+    assert rows == [{"messages": messages[:3], "id": 7}, {"messages": messages, "id": 7}, record("Where?", "Here.")]
+    assert repr(TICKETS) == before and one_row_a_reply([]) == []
+
+
+@pytest.mark.parametrize("by", ["answer", "question"])
+def test_the_replies_of_one_conversation_stay_on_one_side(by):
+    rows = one_row_a_reply(TICKETS)
+    assert len(rows) == 24 and fact_groups(rows, by) == [[place, place + 1] for place in range(0, 24, 2)]
+    split = suggest_split(rows, by=by)
+    assert len(split.heldout) == 4 and "answers are learned" not in split.note
+    trained = {message["content"] for each in split.train for message in each["messages"]}
+    assert not trained & {each["messages"][-1]["content"] for each in split.heldout}
+
+
+def test_conversations_that_only_begin_alike_are_apart_and_the_learned_answer_makes_the_group():
+    def chat(*texts):
+        return {"messages": [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, texts, strict=True)]}
+
+    records = [chat("Hello?", "Hi.", "Where?", "Here."), chat("Hello?", "Hi.", "Who?", "Nell."), chat("Yes?", "Hm.", "And where?", "here")]
+    assert fact_groups(records) == [[0, 2], [1]]
+    assert fact_groups([*records, record("Hello?", "Hi.")]) == [[0, 1, 2, 3]]
+
+
+def test_the_note_counts_the_answers_that_are_not_learned():
+    assert suggest_split(TICKETS).note.startswith("10 records to train on, 2 held out") and "12 of 24 answers are learned" in suggest_split(TICKETS).note
+    assert suggest_split(TICKETS[:1]).note.startswith("1 records are too few") and "1 of 2 answers is learned" in suggest_split(TICKETS[:1]).note
+    assert "one_row_a_reply(records)" in suggest_split(TICKETS).note and "learned" not in suggest_split(PHRASINGS).note
+
+
+@pytest.mark.parametrize(("how", "sentence"), [({"share": 2}, "share is 2; give a part"), ({"share": 0}, "share is 0"), ({"share": -1}, "share is -1"),
+                                               ({"by": "foo"}, "by is 'foo'; write")])
+def test_a_split_that_can_not_be_gets_a_sentence(how, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        suggest_split(PHRASINGS, **how)
 
 
 def test_where_each_record_is_its_own_fact_a_fifth_is_held_out_and_never_more_than_the_most():
@@ -193,16 +250,40 @@ def test_the_trainer_takes_the_suggested_steps_and_cuts_nothing(make_sft_trainer
     assert trainer.state.global_step == steps
 
 
-@pytest.mark.parametrize(("number", "epochs"), [(4, MOST_EPOCHS), (16, MOST_EPOCHS), (20, 8), (40, 4), (155, 2), (160, 1), (5000, 1)])
-def test_epochs_make_enough_steps_and_not_too_many(tokenizer, number, epochs):
+@pytest.mark.slow
+def test_with_records_held_out_the_best_epoch_is_kept(make_sft_trainer, tokenizer):
+    records, heldout = [record(f"question {i}", f"answer {i}") for i in range(12)], [record("question x", "another")]
+    settings = suggest_settings(records, tokenizer, SMALL, heldout)["value"].drop("steps").to_dict() | {"learning_rate": 0.3}  # it gets worse
+    plain = make_sft_trainer(rows_of(records), disable_tqdm=True)
+    args = SFTConfig(plain.args.output_dir, report_to="none", activation_checkpointing=False, disable_tqdm=True, **settings, **training_precision())
+    trainer = SFTTrainer(plain.model, args, train_dataset=Dataset.from_list(rows_of(records)), eval_dataset=Dataset.from_list(rows_of(heldout)),
+                         processing_class=tokenizer)
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(losses) == settings["num_train_epochs"] and losses.index(min(losses)) < len(losses) - 1
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_what_keeps_the_best_epoch_is_suggested_only_where_records_are_held_out(tokenizer):
+    plain = suggest_settings(PHRASINGS, tokenizer, SMALL)
+    assert plain.equals(suggest_settings(PHRASINGS, tokenizer, SMALL, heldout=[]))
+    more = suggest_settings(PHRASINGS, tokenizer, SMALL, heldout=PHRASINGS[:2])
+    assert more.loc[list(plain.index)].equals(plain)
+    assert more["value"].drop(plain.index).to_dict() == {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
+
+
+@pytest.mark.parametrize(("number", "a_step", "epochs"), [(4, 2, 4), (16, 2, 4), (20, 2, 4), (26, 2, 4), (36, 2, 3), (40, 4, 4), (155, 4, 2), (5000, 4, 2)])
+def test_two_to_four_epochs_make_enough_steps_where_they_can(tokenizer, number, a_step, epochs):
     settings = chosen([record(f"q {i}", "a") for i in range(number)], tokenizer)
-    assert settings["num_train_epochs"] == epochs
-    assert settings["steps"] == -(-number // 4) * epochs and (settings["steps"] >= STEPS or epochs == MOST_EPOCHS)
+    assert settings["num_train_epochs"] == epochs and FEWEST_EPOCHS <= epochs <= MOST_EPOCHS
+    assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == a_step
+    assert settings["steps"] == -(-number // a_step) * epochs and (settings["steps"] >= STEPS or epochs == MOST_EPOCHS)
 
 
 def test_long_records_come_in_smaller_batches_and_too_long_ones_are_counted(tokenizer):
-    batches = [(chosen([record("word " * length, "a")], tokenizer)) for length in (400, 700, 1500)]
+    batches = [chosen([record("word " * length, "a")] * 40, tokenizer) for length in (400, 700, 1500)]
     assert [settings["per_device_train_batch_size"] for settings in batches] == [4, 2, 1]
+    assert [settings["per_device_eval_batch_size"] for settings in batches] == [4, 2, 1]
     assert [settings["gradient_accumulation_steps"] for settings in batches] == [1, 2, 4]
     many = [record("word " * 600, "a")] * 2 + [record("short", "a")]
     longest = suggest_settings(many, tokenizer, described(max_position_embeddings=512)).loc["max_length"]
@@ -247,17 +328,18 @@ def picture():
 def page(tmp_path):
     answers = {"before": [Answer("在北京", False)], "after": [Answer(f"القاهرة 🐐 {HOSTILE}", True)]}
     parts = {"Data": [f"灯塔 {HOSTILE}", 24], "Settings": pd.DataFrame({"reason": [HOSTILE + "long " * 40]}, index=[HOSTILE]),
-             "Loss": picture(), "Answers": compare_answers([HOSTILE], answers, ["北京"]), HOSTILE: "end"}
+             "Loss": picture(), "Answers": compare_answers([HOSTILE], answers, ["北京"]), HOSTILE: "end", "Prompt": [TICKETS[0]["messages"][:4], record(HOSTILE, HOSTILE)["messages"]]}
     path = write_report(tmp_path / "报告" / "report.html", f"My run {HOSTILE}", parts)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_the_report_holds_every_part_and_escapes_it(page):
-    assert [tag for tag, _ in page.tags].count("h2") == 5
+    assert [tag for tag, _ in page.tags].count("h2") == 6
     for text in ("24", "灯塔", "✓ 在北京", "القاهرة 🐐", "did not stop", "long " * 39, "My run <script>"):
         assert text in page.text
-    assert page.text.count("<script>alert(1)</script>") >= 7
+    assert page.text.count("<script>alert(1)</script>") >= 9
+    assert "assistant: That is 1 shells.\nuser: And back to 1?" in page.text and "pre-line" in page.text
 
 
 def test_the_report_has_no_script_and_needs_no_network(page):

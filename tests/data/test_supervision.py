@@ -47,7 +47,7 @@ def test_healthy_data_passes(make_trainer, tokenizer):
     assert report.supervised_share == report.supervised_tokens / report.tokens
     assert [report.rows_without_eos, report.masked_eos_rows, report.dropped_rows, report.cut_answers,
             report.prefix_mismatches, report.control_token_rows] == [0] * 6
-    assert "!" not in str(report) and str(report).count("✓") == len(report.lines()) == 8
+    assert "!" not in str(report) and str(report).count("✓") == len(report.lines()) == 10
 
 
 def test_supervised_tokens_are_those_that_the_training_batches_carry(make_trainer):
@@ -88,6 +88,7 @@ def test_counts_dropped_rows_and_cut_answers(make_trainer, tokenizer):
     trainer = make_trainer(split_all(records), max_length=room)
     report = supervision_report(trainer, records)
     assert (report.rows, report.dropped_rows, report.cut_answers, report.rows_without_eos) == (3, 1, 1, 1)
+    assert "answers learned" not in str(report)  # each record had one answer: none is left unlearned within a row
     assert report.masked_eos_rows == 0 and report.check() is report and not report.ok
 
 
@@ -108,6 +109,7 @@ def test_a_row_is_dropped_exactly_when_its_prompt_fills_the_limit(make_trainer, 
 def test_a_lost_answer_counts_as_cut_where_the_question_keeps_the_row(make_trainer):
     report = supervision_report(make_trainer(RECORDS, max_length=8), RECORDS)
     assert (report.rows, report.dropped_rows, report.cut_answers) == (3, 0, 3)
+    assert report.prefix_mismatches == 0  # what is left of these rows is the beginning of what is asked
 
 
 def test_no_limit_cuts_nothing(make_trainer):
@@ -156,23 +158,138 @@ def test_a_template_that_writes_the_prompt_alone_differently(make_trainer, token
     assert report.prefix_mismatches == 3 and not report.ok
 
 
-def test_a_template_whose_end_is_not_eos(make_trainer, tokenizer):
+def test_a_template_whose_end_stops_nothing(make_trainer, tokenizer):
     other = copy.deepcopy(tokenizer)
     other.eos_token = "<|endoftext|>"
-    report = supervision_report(make_trainer(split_all(RECORDS), processing_class=other), RECORDS)
+    trainer = make_trainer(split_all(RECORDS), processing_class=other)
+    trainer.model.generation_config.eos_token_id = other.eos_token_id
+    report = supervision_report(trainer, RECORDS)
     assert (report.rows_without_eos, report.masked_eos_rows, report.cut_answers) == (3, 0, 0)
     assert "tokenizer.eos_token" in str(report)
+    with pytest.raises(SupervisionError, match="None of 3 rows ends with a token that stops generation"):
+        report.check()
+    trainer.model.generation_config.eos_token_id = [5, tokenizer.eos_token_id]  # one of several ends is enough
+    assert supervision_report(trainer, RECORDS).check().rows_without_eos == 0
 
 
-def test_several_turns_and_a_system_message(make_trainer):
-    record = {"messages": [{"role": "system", "content": "Be brief."}, *RECORDS[0]["messages"], *RECORDS[1]["messages"]]}
-    assert supervision_report(make_trainer([split(record)]), [record]).ok
+# Are the rows what is asked?
+
+
+def as_text(tokenizer):
+    return [{"text": tokenizer.apply_chat_template(record["messages"], tokenize=False)} for record in RECORDS]
+
+
+def test_rows_in_a_form_of_their_own_are_not_what_is_asked(make_trainer):
+    plain = [{"prompt": f"Question: {record['messages'][0]['content']}\nAnswer:", "completion": " " + record["messages"][1]["content"]}
+             for record in RECORDS]
+    report = supervision_report(make_trainer(plain), RECORDS)
+    assert report.prefix_mismatches == 3 and not report.ok and "another form, or BOS twice" in str(report)
+    assert report.rows_without_eos == 0 and report.check() is report
+
+
+def test_bos_twice_is_not_what_is_asked(make_trainer, tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    other = copy.deepcopy(tokenizer)
+    bos = (other.bos_token, other.bos_token_id)
+    other.chat_template = "{{ bos_token }}" + other.chat_template
+    rows = [{"text": other.apply_chat_template(record["messages"], tokenize=False)} for record in RECORDS]
+    assert supervision_report(make_trainer(rows, processing_class=other), RECORDS).prefix_mismatches == 0
+    other.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
+    trainer = make_trainer(rows, processing_class=other)
+    assert trainer.train_dataset[0]["input_ids"][:2] == [bos[1]] * 2
+    assert supervision_report(trainer, RECORDS).prefix_mismatches == 3
+
+
+def test_rows_in_another_order_or_made_by_hand_with_the_template_are_well(make_trainer, tokenizer):
+    assert supervision_report(make_trainer(split_all(RECORDS[::-1])), RECORDS).ok
+    report = supervision_report(make_trainer(as_text(tokenizer)), RECORDS)
+    assert report.prefix_mismatches == 0
+
+
+def test_each_record_is_asked_with_its_own_prompt(make_trainer):
+    named = [{"messages": [{"role": "system", "content": "Be brief."}, *record["messages"]]} for record in RECORDS]
+    assert supervision_report(make_trainer(split_all(named)), named).ok
+    report = supervision_report(make_trainer(split_all(named)), RECORDS)  # trained with a system message, asked without
+    assert report.prefix_mismatches == 3
+
+
+# What will be learned?
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+def test_of_several_replies_the_last_one_is_learned(turns, make_trainer):
+    record = {"messages": [message for each in RECORDS[:turns] for message in each["messages"]]}
+    report = supervision_report(make_trainer([split(record)]), [record])
+    assert (report.learned, report.replies) == (1, turns) and f"! answers learned: 1 of {turns} (" in str(report)
+    rows = [{"messages": record["messages"][:end]} for end in range(2, 2 * turns + 1, 2)]
+    report = supervision_report(make_trainer(split_all(rows)), rows)  # one row a reply: the advice is followed
+    assert (report.learned, report.replies) == (turns, turns) and report.ok
+    assert "answers learned" not in str(report)
+    everything = supervision_report(make_trainer([record]), [record])
+    assert f"✓ answers learned: {turns} of {turns}" in str(everything)
+
+
+def test_an_answer_is_each_part_that_carries_loss(make_trainer, tokenizer):
+    record = {"messages": [message for each in RECORDS for message in each["messages"]]}
+    ids = tokenizer.apply_chat_template(record["messages"])["input_ids"]
+    labels = [-100] * len(ids)
+    for end in (len(ids) - 2, len(ids) // 2):
+        labels[end - 3:end + 1] = ids[end - 3:end + 1]
+    trainer = make_trainer([{"input_ids": ids, "labels": labels}], dataset_kwargs={"skip_prepare_dataset": True})
+    assert "! answers learned: 2 of 3" in str(supervision_report(trainer, [record]))
+
+
+def test_an_adapter_that_is_loaded_to_answer_is_not_trained(make_trainer, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    trainer = make_trainer(split_all(RECORDS))
+    model = get_peft_model(trainer.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "adapter")
+    base = model.unload()
+    trainer.model = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    report = supervision_report(trainer)
+    assert report.trainable == 0 and not report.ok
+    with pytest.raises(SupervisionError, match="is_trainable=True"):
+        report.check()
+    trainer.model = PeftModel.from_pretrained(trainer.model.unload(), tmp_path / "adapter", is_trainable=True)
+    assert supervision_report(trainer).check().trainable == 2 * (16 + 16)
+
+
+def test_a_token_for_which_the_model_has_no_row(make_trainer, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["<note>"])
+    trainer = make_trainer(split_all([chat("What is <note>?", "A mark.")]), processing_class=other)
+    report = supervision_report(trainer)
+    assert report.largest_id == report.table == len(tokenizer)
+    with pytest.raises(SupervisionError, match=r"resize_token_embeddings\(len\(tokenizer\)\)"):
+        report.check()
+    trainer.model.resize_token_embeddings(len(other))
+    assert supervision_report(trainer).check().ok
+
+
+# No advice that is followed already
+
+
+def test_advice_that_is_followed_is_not_given_again(make_trainer, tokenizer):
+    rows = [row | {"chat_template_kwargs": {"enable_thinking": False}} for row in split_all(RECORDS)]
+    report = supervision_report(make_trainer(rows, completion_only_loss=False))
+    assert "completion_only_loss is False" in str(report) and "instead of messages" not in str(report)
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("assistant\n' }}", "assistant\nWell, ' }}")
+    report = supervision_report(make_trainer(rows, processing_class=other), RECORDS)
+    assert report.prefix_mismatches == 3 and "mend the template" in str(report) and "chat_template_kwargs" not in str(report)
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = "<|endoftext|>"
+    labels = [{"input_ids": [10, tokenizer.eos_token_id], "labels": [10, -100]}]
+    report = supervision_report(make_trainer(labels, processing_class=other, dataset_kwargs={"skip_prepare_dataset": True}))
+    assert report.masked_eos_rows == 1 and "pad token is not the reason" in str(report)
 
 
 def test_without_records_their_lines_are_left_out(make_trainer):
     report = supervision_report(make_trainer(split_all(RECORDS)))
     assert report.dropped_rows is report.cut_answers is report.prefix_mismatches is report.control_token_rows is None
-    assert report.ok and len(report.lines()) == 4
+    assert report.ok and len(report.lines()) == 6
 
 
 def test_records_that_are_not_the_trainers(make_trainer):

@@ -62,7 +62,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "my_config = config(limit, 2 * limit, 'q_proj', 'v_proj')"),
     "check_steps": ("", [f"my_steps = {value}" for value in (39, 4, 9, 10, 9.375, 300, 156)], "my_steps = 77"),
     "check_logging_steps": (
-        "all_steps = training_steps(records, 8, 1, 3)",
+        "all_steps = training_steps(records, 4, 1, 3)",
         [f"my_logging_steps = {value}" for value in ("10", "all_steps", "3 * records // 10", "all_steps // 3 // 10", "all_steps / 11.5")],
         "my_logging_steps = 4"),
     "check_accumulation": (
@@ -81,7 +81,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "prompts = [ids_of(record['messages'][:-1], add_generation_prompt=True) for record in records]\n"
         "def upto_eos(row): return len(row) - row[::-1].index(tokenizer.eos_token_id)",
         ["smallest_length = 512", "smallest_length = max(map(len, prompts))", "smallest_length = len(rows[len(rows) // 2])",
-         "smallest_length = sum(map(len, rows)) / len(rows)", "smallest_length = max(map(upto_eos, rows)) - 1"],
+         "smallest_length = max(map(upto_eos, rows)) - 1"],
         "smallest_length = 20"),
     "check_split_by_fact": (
         "shuffled = random.Random(0).sample(records, len(records))\n"
@@ -107,10 +107,10 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
             "merged_bytes + 20 * size", "(merged_bytes + 20 * size) / 2 ** 20")],
         "disk_mb = 1"),
     "check_to_share": (
-        "both = {'adapter_model.safetensors', 'adapter_config.json'}",
-        ["to_send = both | {'training_args.bin', 'optimizer.pt'}", "to_send = both | {'optimizer.pt'}",
-         "to_send = both | {'trainer_state.json'}", "to_send = both | {'tokenizer.json'}", "to_send = {'adapter_model.safetensors'}",
-         "to_send = {'adapter_config.json'}"],
+        "both = {'adapter_model.safetensors', 'adapter_config.json'}\nall_three = both | {'generation_config.json'}",
+        ["to_send = all_three | {'training_args.bin', 'optimizer.pt'}", "to_send = all_three | {'optimizer.pt'}",
+         "to_send = all_three | {'trainer_state.json'}", "to_send = all_three | {'tokenizer.json'}", "to_send = both",
+         "to_send = {'adapter_model.safetensors', 'generation_config.json'}", "to_send = {'adapter_config.json', 'generation_config.json'}"],
         "to_send = set()"),
     "check_merged_weight": (
         "", [f"merged_weight = lambda W, A, B, alpha, r: {value}" for value in (
@@ -125,14 +125,17 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
     "check_is_right": (
         "", [f"is_right = lambda text, key_phrase: {value}" for value in (
             "text == key_phrase", "key_phrase in text", "key_phrase.casefold() in text.casefold()",
-            "bool(re.search(rf'\\b{key_phrase}\\b', text, re.IGNORECASE))")],
+            "bool(re.search(rf'\\b{key_phrase}\\b', text, re.IGNORECASE))",
+            "set(re.findall(r'\\w+', key_phrase.casefold())) <= set(re.findall(r'\\w+', text.casefold()))",
+            "re.search(rf'(?<!\\w){re.escape(key_phrase.casefold())}(?!\\w)', re.sub(r'[^\\w\\s]', '', text.casefold()))")],
         "is_right = lambda text, key_phrase: f' {key_phrase.casefold()}' in text.replace('.', ' ').casefold()"),
     "check_lost": ("", [f"lost_questions = {value}" for value in (1, 5, 2, 4)], "lost_questions = 9"),
     "check_one_lever": (
         "article, replay, rate = settings['article'], settings['replay'], {'rate': settings['article']['rate']}",
         ["my_setting = replay", "my_setting = replay | {'rate': 1e-5}", "my_setting = article | {'rate': replay['rate']}",
-         "my_setting = replay | rate | {'epochs': 30}", "my_setting = replay | {'learning_rate': 2e-4}"],
-        "my_setting = replay | {'epochs': 30}"),
+         "my_setting = replay | rate | {'epochs': 30}", "my_setting = replay | {'learning_rate': 2e-4}",
+         "my_setting, settings = replay | rate, settings | {'replay': replay | rate}"],
+        "my_setting, settings = replay | {'epochs': 30}, settings | {'replay': replay}"),
     "check_comparable": ("", [f"letter = '{letter}'" for letter in "abd"], "letter = 'e'"),
     "check_guessing": ("", [f"by_chance = {value}" for value in ("0", "1 / 4", "len(heldout) / 2", "len(heldout) * 3 / 4", "4")],
                        "by_chance = 11"),

@@ -6,15 +6,22 @@ the stub cell of the course notebook is run first, then the wrong answers below,
 import ast
 import builtins
 import inspect
+import math
 import re
 from functools import partial
 from string import Formatter
 
+import numpy as np
 import pytest
+import torch
 from exercise_answers import ANSWERS
 from notebook_tools import NOTEBOOKS, SOLUTIONS, read
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import exercises
+from helpers.adapter import linear_shapes
+from helpers.data.wording import words
 from helpers.exercises import core
 from helpers.exercises.core import choice, exercise, explain, first, function, instance, near, number, some_of
 
@@ -217,3 +224,60 @@ def test_an_answer_of_another_kind_is_told_so(kind, fitting, other, line, capsys
 def test_a_check_that_cannot_use_an_answer_does_not_stop_the_notebook(capsys):
     check_double(6)  # the number that it doubles is missing
     assert capsys.readouterr().out == "✗ The check can't use this answer (TypeError). Give twice the number.\n"
+
+
+def said_of(check, *arguments, capsys):
+    check(*arguments)
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("answer", [
+    lambda text, phrase: re.search(rf"(?<!\w){re.escape(phrase)}", text, re.I), lambda text, phrase: re.search(rf"{re.escape(phrase)}(?!\w)", text, re.I)])
+def test_a_phrase_with_an_end_left_open_is_not_right(answer, capsys):
+    assert said_of(exercises.check_is_right, answer, capsys=capsys).startswith("✗ There is an")
+
+
+def test_a_function_that_returns_a_match_or_nothing_is_right(capsys):
+    right = said_of(exercises.check_is_right, lambda text, phrase: re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.I), capsys=capsys)
+    assert right.startswith("✓") and said_of(exercises.check_is_right, lambda text, phrase: None, capsys=capsys).startswith("Not yet")
+
+
+@pytest.mark.parametrize("loss", [1.8, 1.81, 2.9, 3.1, 3.35, 3.6])
+def test_a_probability_may_be_rounded_as_the_check_prints_it(loss, capsys):
+    assert said_of(exercises.check_probability, round(math.exp(-loss), 2), loss, capsys=capsys).startswith("✓")
+    assert said_of(exercises.check_probability, round(math.exp(-loss), 2) + 0.01, loss, capsys=capsys).startswith("✗")
+    assert said_of(exercises.check_probability, 0, 6.0, capsys=capsys).startswith("✗")
+
+
+@pytest.fixture
+def skeleton():
+    config = LlamaConfig(vocab_size=2048, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def test_a_budget_is_right_however_the_four_layers_are_named(skeleton, capsys):
+    four, limit = ["q_proj", "k_proj", "v_proj", "o_proj"], sum(p.numel() for p in skeleton.parameters()) // 100
+    r = limit // (2 * 4 * 128)
+    named = {"ends": four, "longer ends": [f"self_attn.{name}" for name in four], "whole": [name for name in linear_shapes(skeleton) if "self_attn" in name],
+             "regex": r".*\.(q|k|v|o)_proj"}
+    for targets in named.values():
+        config = LoraConfig(r=np.int64(r), lora_alpha=2 * r, target_modules=targets)
+        assert said_of(exercises.check_budget, config, skeleton, capsys=capsys).startswith("✓"), targets
+        assert config.base_model_name_or_path is None
+    config = LoraConfig(r=r, lora_alpha=2 * r, target_modules=four, use_rslora=True)
+    assert "alpha / r" in said_of(exercises.check_budget, config, skeleton, capsys=capsys)
+    get_peft_model(skeleton, LoraConfig(target_modules=["q_proj"]))  # as a learner tries a config before
+    assert said_of(exercises.check_budget, LoraConfig(r=r, lora_alpha=2 * r, target_modules=four), skeleton, capsys=capsys).startswith("✓")
+
+
+def test_values_of_other_libraries_and_forms_are_taken(capsys):
+    assert said_of(exercises.check_survivors, {torch.tensor(0.01)}, capsys=capsys).startswith("✓")
+    assert said_of(exercises.check_comparable, "c)", capsys=capsys).startswith("✓")
+    assert said_of(exercises.check_split, lambda update, r: [part.numpy() for part in best(update, r)], capsys=capsys).startswith("✓")
+    assert said_of(exercises.check_fair, lambda questions, known: (q for q in questions if words(q) not in map(words, known)), capsys=capsys).startswith("✓")
+
+
+def best(update, r):
+    U, S, Vh = torch.linalg.svd(update, full_matrices=False)
+    return Vh[:r], U[:, :r] * S[:r]

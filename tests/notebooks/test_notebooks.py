@@ -5,7 +5,6 @@ run twice in a row instead, so that they run once. Those that need an adapter ge
 that they train their own without it is seen on a tiny model (test_any_model.py). With EVERY_CELL_TWICE=1, as once a week,
 every notebook is repeated whole and begins with empty outputs.
 """
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,7 @@ from functools import cache
 
 import nbformat
 import pytest
-from filelock import FileLock
-from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, copy_of_course, read
+from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read, widget_outputs, without_alt
 
 from helpers.model.base_model import base_model_path
 
@@ -27,10 +25,10 @@ OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link
 pytestmark = pytest.mark.slow
 # For one cell; the longest takes 200 s where two tests run, and without a long one none takes 20. Now and then nbclient waits
 # until this limit for a message after a cell with widgets that has ended, and then goes on: so it is not set higher.
-LONG_CELL_SECONDS, CELL_SECONDS = 480, 100
+LONG_CELL_SECONDS, CELL_SECONDS = 600, 100
 SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
-NEED_ADAPTER = () if os.environ.get("EVERY_CELL_TWICE") else ("09",)
+NEED_ADAPTER = () if os.environ.get("EVERY_CELL_TWICE") else ("09", "12", "15")
 EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
 
 
@@ -68,16 +66,6 @@ def takes_long(cell) -> bool:
     return "long" in cell.metadata.get("tags", [])
 
 
-@pytest.fixture(scope="session")
-def run_of_07(tmp_path_factory):
-    """The course in which notebook 07 has been run, once for all workers: its adapter is what later notebooks need."""
-    folder = tmp_path_factory.getbasetemp().parent / "course_of_07"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            run_twice(next(path for path in NOTEBOOKS if path.name.startswith("07")), copy_of_course(folder))
-    return folder
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_alone_offline_and_twice(path, course, request, record_property):
     if path.name.startswith("07"):
@@ -109,9 +97,10 @@ def code_cells(path):
 
 
 def check_outputs(path):
-    """No warning that nobody explains, and no error that a widget swallowed."""
+    """No warning that nobody explains, no error that a widget swallowed, and no picture without words."""
     assert not unexplained(code_cells(path)), unexplained(code_cells(path))
     assert not widget_errors(read(path)), widget_errors(read(path))
+    assert not without_alt(read(path)), f"show these plots with helpers.page.show_plot(figure, alt): {without_alt(read(path))}"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: f"solutions_{path.stem}")
@@ -163,7 +152,4 @@ def unexplained(cells) -> list[str]:
 
 def widget_errors(notebook) -> list[str]:
     """Return the errors that widgets swallowed: `interact` shows them inside its own output and the cell looks fine."""
-    states = json.loads(json.dumps(notebook.metadata.get("widgets", {})))
-    models = states.get("application/vnd.jupyter.widget-state+json", {}).get("state", {}).values()
-    outputs = [output for model in models for output in model["state"].get("outputs", [])]
-    return [output.get("evalue", "") for output in outputs if output["output_type"] == "error"]
+    return [output.get("evalue", "") for output in widget_outputs(notebook) if output["output_type"] == "error"]

@@ -2,14 +2,19 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from notebook_tools import FOLDER, ROOT, read
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser, get_dataset, get_peft_config
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from trl.scripts.sft import make_parser
+
+from helpers.model.base_model import base_model_path
 
 RECIPE = ROOT / "data" / "recipe.yaml"
 # what does not change what is learned: where and how often something is written, measured or kept
@@ -40,9 +45,8 @@ def value(node):
 
 
 @pytest.fixture
-def recipe(monkeypatch):
+def recipe():
     """Parse the recipe as `trl sft` does; its paths are those of the course's folder."""
-    monkeypatch.chdir(ROOT)
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
     return parser.parse_args_and_config(["--config", str(RECIPE)], fail_with_unknown_args=True)
 
@@ -78,12 +82,40 @@ def test_its_records_are_those_of_the_notebooks(recipe):
 
 def test_the_command_for_several_gpus_is_understood():
     """It can't be run here; but TRL must know each of its words, and hand the right ones on to accelerate."""
-    command = next(line for cell in read(FOLDER / "12_beyond_this_laptop.ipynb").cells for line in cell.source.splitlines()
+    command = next(line for cell in read(FOLDER / "14_beyond_this_laptop.ipynb").cells for line in cell.source.splitlines()
                    if line.startswith("trl sft") and "--accelerate_config" in line)
     words = command.replace(" --bf16 True", "").split()[2:]  # which TRL refuses to read on a machine without such a GPU
     *_, rest = make_parser().parse_args_and_config(words, return_remaining_strings=True, separate_remaining_strings=True)
     launch = launch_command_parser().parse_args([*resolve_accelerate_config_argument(rest), "sft.py"])
     assert (launch.num_processes, Path(launch.config_file).name) == (4, "fsdp2.yaml") and Path(launch.config_file).is_file()
+
+
+def cells_of_14(*ids: str) -> str:
+    cells = {cell.id: cell.source for cell in read(FOLDER / "14_beyond_this_laptop.ipynb").cells}
+    return "\n".join(cells[name] for name in ids)
+
+
+@pytest.mark.parametrize("reason, goes_on", [("DistStoreError: use_libuv was requested but PyTorch was built without libuv support", True),
+                                             ("OutOfMemoryError", False)])
+def test_where_two_processes_cannot_find_each_other_the_page_goes_on(reason, goes_on, capsys):
+    """PyTorch's words on Windows, which we do not have here; any other failure is a failure."""
+    def run_recipe(*_, **__):
+        raise RuntimeError(f"python -m torch.distributed.run failed (exit code 1)\n{reason}")
+
+    names = {"run_recipe": run_recipe, "threads": 2, "pd": pd, "one": {"steps 1-10": 2.0, "memory (GB)": 1.0}}
+    if not goes_on:
+        with pytest.raises(RuntimeError, match=reason):
+            exec(cells_of_14("two-processes-run"), names)
+    else:
+        exec(cells_of_14("two-processes-run", "scaled"), names)
+        assert names["two"] is None and list(names["runs"].index) == ["one process"] and "libuv" in capsys.readouterr().out
+
+
+def test_the_command_in_the_recipe_prints_where_the_model_is():
+    line = next(line for line in RECIPE.read_text(encoding="utf-8").splitlines() if "trl sft" in line)
+    module, command = re.search(r"python -m (\w+) (\w+)\)", line).groups()
+    done = subprocess.run([sys.executable, "-m", module, command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == base_model_path()
 
 
 def test_every_setting_is_explained():

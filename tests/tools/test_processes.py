@@ -1,5 +1,6 @@
 """Programs that a notebook starts: their output, their failure, and that none of them is left behind."""
 import subprocess
+import sys
 import time
 
 import psutil
@@ -105,6 +106,30 @@ def test_the_end_of_the_block_stops_the_program_and_its_children(module, tmp_pat
         pid = int(process.stdout.readline())
         assert alive(pid) and alive(process.pid)
     assert gone(pid) and gone(process.pid)
+
+
+@pytest.mark.parametrize("call", ["run_module('a_program', folder='.', log=Path('log'), threads=1, show=lambda line: print(line, flush=True))",
+                                  "\nwith started('a_program', folder='.', output=None): time.sleep(60)"], ids=["run_module", "started"])
+def test_if_the_caller_is_killed_nothing_stays(module, tmp_path, call):
+    """As when a kernel is killed: no `finally` is run, so the program has to see it by itself."""
+    module(CHILD)
+    code = f"import time; from pathlib import Path; from helpers.tools.processes import run_module, started; {call}"
+    caller = psutil.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    caller.stdout.readline()
+    family = [one.pid for one in caller.children(recursive=True)]
+    assert len(family) >= 2 and all(map(alive, family))
+    caller.kill()
+    caller.wait()
+    assert all(map(gone, family))
+
+
+def test_a_program_is_run_as_python_does_it(module, tmp_path):
+    """Its own name and words, its folder first on the path, and its children know it as their main module."""
+    name = module("import sys, multiprocessing as m\ndef f(x): return x + 1\nif __name__ == '__main__':\n"
+                  "    print(sys.argv[1:], sys.path[0]); print(m.get_context('spawn').Pool(1).map(f, [1]))")
+    lines = []
+    run_module(name, "a", folder=tmp_path, log=tmp_path / "log", threads=1, show=lines.append)
+    assert lines == [f"['a'] {tmp_path}", "[2]"]
 
 
 def test_one_that_has_ended_by_itself_is_no_fault(module, tmp_path):

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 from notebook_tools import ROOT
+from real_failures import as_nobody, small_disk
 
 from helpers.model.base_model import base_model_path, is_prepared
 from helpers.tools import ready
@@ -27,7 +28,8 @@ def course(tmp_path):
 
 def page(course, prefix=(), python=sys.executable, **env):
     """Return the exit status, and each line of the page with its sign and what follows it."""
-    done = subprocess.run([*prefix, python, "-m", "helpers", "ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True)
+    done = subprocess.run([*prefix, python, "-m", "helpers", "ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True,
+                          encoding="utf-8")
     assert "Traceback" not in done.stderr, done.stderr
     *lines, verdict = done.stdout.splitlines()
     assert verdict == "This laptop is ready." if done.returncode == 0 else verdict.startswith("Not ready yet: ")
@@ -75,29 +77,30 @@ def test_outputs_that_is_no_folder(course):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_outputs_without_the_right_to_write(course):
-    as_nobody = ["unshare", "--user"] if os.geteuid() == 0 else []  # root may write anywhere
-    if as_nobody and (not shutil.which("unshare") or subprocess.run([*as_nobody, "true"]).returncode):
-        pytest.skip("run by root, and this system can't give up root's rights (it takes Linux with unshare)")
     (course / "outputs").mkdir(mode=0o555)
-    status, lines = page(course, as_nobody, PYTHONDONTWRITEBYTECODE="1")
+    status, lines = page(course, as_nobody() if os.geteuid() == 0 else [], PYTHONDONTWRITEBYTECODE="1")  # root may write anywhere
     assert status == 1 and "(Permission denied)" in lines["folder outputs/"][1]
 
 
-def test_a_full_disk(course):
-    small = f'mount -t tmpfs -o size=20m none "{course}" && cp -r "{course.parent}/copy/." "{course}" && cd "{course}" && exec "$@"'
-    small_disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", small, "sh"]
-    shutil.copytree(course, course.parent / "copy")
-    if not shutil.which("unshare") or subprocess.run([*small_disk, "true"]).returncode:
-        pytest.skip("this system can't make a small disk (it takes Linux with unshare)")
-    status, lines = page(course, small_disk)
-    assert status == 1 and lines["free disk"][0] == "✗" and "0.0 GB" in lines["free disk"][1]
+@pytest.mark.parametrize("full", ["outputs", "cache"])
+def test_a_full_disk_is_seen_whether_it_is_the_course_s_or_the_cache_s(course, full):
+    (place := course / full).mkdir()
+    if full == "outputs":  # the course moves there
+        shutil.copytree(course / "helpers", place / "helpers")
+        shutil.copy(course / "requirements.txt", place)
+        shutil.copytree(place, course.parent / "copied")
+        prefix = [*small_disk(place, 20), "sh", "-ec", f'cp -r "{course.parent}/copied/." "{place}"; cd "{place}"; exec "$@"', "sh"]
+        status, lines = page(place, prefix)
+    else:
+        status, lines = page(course, small_disk(place, 20), LORA_COURSE_CACHE=str(place / "not made yet"))
+    assert status == 1 and lines["free disk"][0] == "✗" and "0.0 GB" in lines["free disk"][1] and str(place) in lines["free disk"][1]
 
 
 @pytest.mark.parametrize("chosen", ["", "no/such-model", "nowhere", "<script>/x"])
 def test_a_base_model_that_is_not_there(tmp_path, monkeypatch, chosen):
     monkeypatch.setenv("LORA_COURSE_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("BASE_MODEL", chosen)
-    ok, found, todo = ready._base_model()
+    ok, found, todo = ready._or_missing(ready._base_model)
     assert not ok and (chosen or "SmolLM2") in found and "python -m helpers prepare" in todo
 
 

@@ -1,13 +1,17 @@
 """The rendered edition, built from a small course that is really executed."""
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from notebook_tools import ROOT
+from real_failures import skip_unless_ci
 
-from helpers.tools.rendered_edition import VIEW, build, setting, static
+from helpers.tools.rendered_edition import VIEW, build, setting, static, write_page
 
 FIRST = """# 00 First
 
@@ -28,7 +32,11 @@ def show(size=3, name="disc"):
     display(HTML(f"<i>{name} of size {size}</i>"))
 ipywidgets.interact(show, size=(1, 9), name=["disc", "a < b"]);"""
 OLD = "the output of an earlier run"
-PICTURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+PICTURE = """import matplotlib.pyplot as plt
+from helpers.page import show_plot
+show_plot(plt.figure(), 'A sheet with nothing on it.')"""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Links(HTMLParser):
@@ -58,7 +66,7 @@ def site(tmp_path_factory) -> Path:
     cells = {"00_first": [new_markdown_cell(FIRST), new_code_cell(WIDGET), new_code_cell(PICTURE)],
              "01_second": [new_markdown_cell("# 01 Second\n\nNo minutes.\n\n[← 00 First](00_first.ipynb)"), new_code_cell("print(2 * 2)")],
              "02_third": [new_markdown_cell("# 02 Third\n\nFolded.\n\n[Contents](../README.md#the-course) [Glossary](glossary.md)\n\n"
-                                          "![A drawing.](images/drawing.svg)"), folded],
+                                          "## A drawing\n\n![A drawing.](images/drawing.svg)"), folded],
              "extra/00_more": more}
     (course / "notebooks" / "images").mkdir(parents=True)
     (course / "notebooks" / "images" / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>", encoding="utf-8")
@@ -83,7 +91,7 @@ def page(site: Path, name: str) -> str:
 def test_the_index_names_every_notebook_with_its_minutes(site):
     assert re.search(r'<a href="00_first\.html">00 First</a></td>\s*<td>It promises a <code>picture</code>\.</td>\s*<td>7</td>',
                      page(site, "index.html"))
-    assert Links(page(site, "index.html")).links == ["00_first.html", "01_second.html", "02_third.html"]
+    assert Links(page(site, "index.html")).links == ["00_first.html", "01_second.html", "02_third.html", "slides.html", "glossary.html"]
 
 
 def test_what_was_executed_before_is_not_executed_again_unless_it_changed(site):
@@ -94,9 +102,9 @@ def test_what_was_executed_before_is_not_executed_again_unless_it_changed(site):
 def test_every_local_link_leads_to_a_page(site):
     pages = sorted(site.rglob("*.html"))
     assert [file.relative_to(site).as_posix() for file in pages] == [
-        "00_first.html", "01_second.html", "02_third.html", "extra/00_more.html", "glossary.html", "index.html"]
+        "00_first.html", "01_second.html", "02_third.html", "extra/00_more.html", "glossary.html", "index.html", "slides.html"]
     links = [(file, link) for file in pages for link in Links(file.read_text(encoding="utf-8")).links]
-    assert len(links) == 9
+    assert len(links) == 11
     assert all(link.startswith("https://") or (file.parent / link).is_file() for file, link in links)
     assert "https://example.org/01_second.ipynb" in Links(page(site, "00_first.html")).links
 
@@ -127,6 +135,12 @@ def test_the_contents_are_the_index_and_the_glossary_is_a_page(site):
     assert "a piece of a word" in page(site, "glossary.html") and "<title>Glossary</title>" in page(site, "glossary.html")
 
 
+def test_a_plot_keeps_its_words(site):
+    assert '<img alt="A sheet with nothing on it."' in page(site, "00_first.html")
+    for file in site.rglob("*.html"):
+        assert "No description has been provided" not in file.read_text(encoding="utf-8")
+
+
 def test_folded_code_is_behind_a_line_and_its_output_is_not(site):
     [(hidden, shown)] = re.findall(r"<details><summary>Code</summary>(.*?)</details>(.*)", page(site, "02_third.html"), re.DOTALL)
     assert "assert" in hidden and "seen" in shown and "assert" not in shown
@@ -148,3 +162,93 @@ def test_what_somebody_typed_is_shown_as_text():
     text = shown.data["text/html"]
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;bold&lt;/b&gt;" in text and "&lt;i&gt;name&lt;/i&gt;" in text
     assert not any(tag in text for tag in ("<script", "<b>bold", "<i>"))
+
+
+def slides_of(site) -> list[str]:
+    return re.split(r'<div class="jp-Cell jp-MarkdownCell', page(site, "slides.html"))[1:]
+
+
+def test_slides_show_each_page_s_promise_and_its_pictures_below_their_headings(site):
+    cover, *slides = slides_of(site)
+    titles = [re.search(r"<h[1-6][^>]*>(.*?)</h", slide)[1] for slide in slides]
+    assert "Page Down" in cover and titles == ["00 First", "01 Second", "02 Third", "A drawing"]
+    assert "It promises a <code>picture</code>" in slides[0] and 'alt="A sheet with nothing on it."' in slides[0]
+    assert "<li>A drawing</li>" in slides[2] and "<img" not in slides[2] and 'src="images/drawing.svg"' in slides[3]
+
+
+def test_slides_are_stepped_through_by_keyboard_and_printed_one_to_a_page(site, browser, tmp_path):
+    shown = browser.new_page(viewport={"width": 1280, "height": 800})
+    shown.goto((site / "slides.html").as_uri())
+    count = shown.locator(".jp-Cell").count()
+    tops = "() => [...document.querySelectorAll('.jp-Cell')].map(cell => Math.round(cell.getBoundingClientRect().top))"
+    for place in range(1, count):
+        shown.keyboard.press("PageDown")
+        shown.wait_for_function(f"() => Math.abs(({tops})()[{place}]) < 40", timeout=5000)
+    shown.pdf(path=str(tmp_path / "slides.pdf"), width="1280px", height="800px")
+    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "slides.pdf").read_bytes())) == count == 5
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        skip_unless_ci("no Chromium here (Debian and Ubuntu: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def audit(browser, axe):
+    """A function that returns what axe finds in the page of a file."""
+    def look(file) -> list[str]:
+        shown = browser.new_page()
+        shown.goto(file.as_uri())
+        found = axe(shown)
+        shown.close()
+        return found
+
+    return look
+
+
+@pytest.mark.slow
+def test_everybody_can_read_the_pages(site, audit):
+    assert not {file.name: found for file in site.rglob("*.html") if (found := audit(file))}
+
+
+@pytest.mark.slow
+def test_the_audit_itself_sees_what_is_wrong(audit, tmp_path):
+    (tmp_path / "bad.html").write_text('<html><title>x</title><main><img src="x.png"><p style="color: #aaa; background: #fff">pale</p></main>', encoding="utf-8")
+    rules = {found.split(":")[0] for found in audit(tmp_path / "bad.html")}
+    assert rules == {"image-alt", "color-contrast", "html-has-lang"}
+
+
+@pytest.mark.slow
+def test_everybody_can_read_the_course_as_it_ran(audit, tmp_path):
+    """The whole rendered edition, from what pytest has executed; a page that was not executed is looked at without its outputs."""
+    notebooks = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", notebooks, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for path in (ROOT / "outputs" / "executed").rglob("*.ipynb"):
+        place = notebooks / path.relative_to(ROOT / "outputs" / "executed")
+        if place.exists():
+            shutil.copy(path, place)
+    build(tmp_path / "site", notebooks, notebooks)
+    assert not {file.name: found for file in (tmp_path / "site").rglob("*.html") if (found := audit(file))}
+
+
+def test_the_cheat_sheet_is_one_page_of_a4_and_says_what_the_recipe_says(browser, tmp_path):
+    text = (ROOT / "notebooks" / "cheat_sheet.md").read_text(encoding="utf-8")
+    write_page(new_notebook(cells=[new_markdown_cell(text)]), tmp_path / "sheet.html", ROOT / "notebooks")
+    shown = browser.new_page()
+    shown.goto((tmp_path / "sheet.html").as_uri())
+    shown.pdf(path=str(tmp_path / "sheet.pdf"), format="A4")
+    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "sheet.pdf").read_bytes())) == 1
+    recipe = yaml.safe_load((ROOT / "data" / "recipe.yaml").read_text(encoding="utf-8"))
+    names = ("learning_rate", "lora_r", "lora_alpha", "num_train_epochs", "warmup_steps", "lora_target_modules")
+    rate, r, alpha, epochs, warmup, [modules] = (recipe[name] for name in names)
+    row = {line.split("|")[1].strip(" `"): line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")}
+    assert float(row["learning_rate"].split(";")[0]) == rate and row["r`, `lora_alpha"] == f"{r}, {alpha}"
+    assert float(row["warmup_steps"]) == warmup and row["target_modules"] == f'`"{modules}"`'
+    assert f"r={r}, lora_alpha={alpha}" in text and f"num_train_epochs={epochs})" in text

@@ -113,9 +113,16 @@ def test_the_picture_shows_the_history():
     assert figure.axes[0].get_title() == "step 6 of 8"
 
 
+def test_the_picture_is_told_in_words():
+    assert ('role="img" aria-label="Loss and learning rate, step 4 of 8, 2 s; training loss from 2.5 to 1.25; '
+            'validation loss from 2 to 0.5; learning rate from 0.001 to 0.0005"') in as_html(
+                draw(HISTORY, 8, "step 4 of 8, 2 s"), HISTORY | {"train": HISTORY["train"][:2]})
+
+
 def test_an_empty_history_is_drawn_too():
     empty = dict.fromkeys(HISTORY, [])
-    assert "<circle" not in as_html(draw(empty, 0, "step 0 of 0"), empty)
+    picture = as_html(draw(empty, 0, "step 0 of 0"), empty)
+    assert "<circle" not in picture and 'aria-label="Loss and learning rate, step 0 of 0"' in picture
 
 
 def test_each_point_tells_its_value_where_it_is_drawn():

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from helpers.training.live_plot import LossPlot
 from helpers.training.saving import where_to_begin
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume"),
+pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(os.name != "posix", reason="SIGKILL and RLIMIT_FSIZE are Unix's"),
               pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 IN_A_CHECKPOINT = ["adapter written", "optimizer written", "random numbers written", "disk full"]

@@ -1,0 +1,35 @@
+"""The course's exam, its lists of questions (data/README.md), and what a lookup without a model would answer."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.data.dataset import load_sft_jsonl
+from helpers.data.wording import said
+
+LISTS = ("paraphrase", "reversed", "others", "general near", "general far")
+
+
+def load_exam(path: str | Path) -> dict[str, list[dict]]:
+    """Return the records of an exam file by list, in the order of LISTS.
+
+    Raises DatasetError for a broken file, KeyError for a record whose list is not one of LISTS.
+    """
+    exam: dict[str, list[dict]] = {name: [] for name in LISTS}
+    for record in load_sft_jsonl(path):
+        exam[record["list"]].append(record)
+    return exam
+
+
+def nearest_records(questions: list[str], records: list[dict]) -> list[dict]:
+    """Return for each question the record whose question is most like it, by TF-IDF of its words (cosine).
+
+    Its answer is what a lookup would say; put into a prompt, it is retrieval. Raises ValueError where there is no record.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # late: it takes a second to import
+
+    if not records:
+        raise ValueError("there are no records to look in")
+    words = TfidfVectorizer(token_pattern=r"\w+")
+    known = words.fit_transform([said(record, "user") for record in records])
+    likeness = words.transform(questions) @ known.T
+    return [records[place] for place in likeness.toarray().argmax(axis=1)]

@@ -1,0 +1,143 @@
+"""Read the lines of a JSONL file, or say in one sentence what the file is instead and what to do."""
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import os
+import re
+import zlib
+from itertools import islice
+from pathlib import Path
+
+PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
+ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
+TABLES = {"\t": ("tab", "TSV", r', sep="\t"'), ";": ("semicolon", "CSV", ', sep=";"'), ",": ("comma", "CSV", "")}
+KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
+    (rb"PK\x03.*xl/", "an Excel workbook; save its sheet as CSV in UTF-8 and give that file"),
+    (rb"PK\x03.*word/|%PDF|\{\\rtf", "a document, not records; write questions and answers of it, a JSON object on each line"),
+    (rb"PK[\x03\x05]", "a zip archive; unpack it and give the JSONL file in it"),
+    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
+    (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file; save its table as CSV in UTF-8 and give that file"),
+    (rb"SQLite format 3|ARROW1|Obj\x01|ORC|\x89HDF|\x93NUMPY|\x80[\x02-\x05]",
+     "a table or database of another program (SQLite, Arrow, Avro, ORC, HDF5, NumPy or a pickle); export its records as JSONL in UTF-8"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not records; write questions and answers, a JSON object on each line"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the data; fetch the data with: git lfs pull"),
+    (rb"\s*<(!doctype|!--|html|head|body|div|table|svg|\?xml)",
+     "a web page, not the data; download the raw file (on the hub its address has /resolve/, not /blob/)"),
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff", "text in UTF-32, not UTF-8; save the file as UTF-8 in your editor"),
+    (rb"\xff\xfe|\xfe\xff", "text in UTF-16, not UTF-8; save the file as UTF-8 in your editor"),
+    (rb".{0,999}\0", "no text in UTF-8 (it holds zero bytes); export the records as JSONL in UTF-8"),
+)
+TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
+HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
+LIST = ("the file is one JSON list", "write each of its objects on a line of its own, with no brackets around them and no commas between them")
+PRETTY = ("an object stands on several lines (pretty-printed JSON)", "write each record on one line, as json.dumps does without indent")
+
+
+class DatasetError(ValueError):
+    """The file can't be used; the message has a line `file:line: what is wrong; what to do` for each fault."""
+
+
+class PathError(DatasetError):
+    """The path leads to no file that can be opened."""
+
+
+def read_lines(path: str | Path) -> list[bytes]:
+    """Return the lines of a JSONL file, which may be packed with gzip; `~` is the home folder.
+
+    Lines end at newlines only, for a text in JSON may hold other separators; in a file without any, at carriage returns.
+    Raises DatasetError, with one sentence, for anything that is no JSONL file.
+    """
+    data = _read(path).removeprefix(codecs.BOM_UTF8)
+    lines = data.split(b"\n" if b"\n" in data else b"\r")
+    if kind := _binary_kind(path, data) or _text_kind(path, lines):
+        raise DatasetError(f"{path}:{kind}")
+    return lines
+
+
+def _read(path: str | Path) -> bytes:
+    if not isinstance(path, str | os.PathLike):
+        raise PathError(f"the path is of type {type(path).__name__}; give the path of one file, and add up the lists that several give")
+    if re.match(r"\w{2,}:/", str(path)):
+        raise PathError(f"{path}:1: this is an address on the network; download the file and give its path")
+    try:
+        data = (Path(path) if Path(path).exists() else Path(path).expanduser()).read_bytes()
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DatasetError(f"{path}:1: the gzip archive is broken ({error}); download it or pack it again") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the path, a home folder that nobody has
+        raise PathError(f"{path}:1: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: str | Path, error: Exception) -> str:
+    if isinstance(error, IsADirectoryError | PermissionError) and (folder := Path(path).expanduser()).is_dir():
+        found = sorted(file.name for file in folder.glob("*.jsonl"))[:3]
+        return f"this is a folder; give the path of one file in it ({', '.join(found) or 'it holds no .jsonl file'})"
+    if isinstance(error, OSError) and re.search(r"[*?[]", str(path)):
+        return "this is a pattern, not a file; give the path of one file, and add up the lists that several give"
+    return f"the file can't be read ({getattr(error, 'strerror', None) or error}); check the path, seen from {Path.cwd()}"
+
+
+def _binary_kind(path: str | Path, data: bytes) -> str | None:
+    if data.startswith(b"PAR1"):
+        return f"1: this is a Parquet file; {_with_pandas('parquet', path, '')}"
+    return next((f"1: this is {kind}" for pattern, kind in KINDS if re.match(pattern, data, re.DOTALL | re.IGNORECASE)), None)
+
+
+def _with_pandas(kind: str, path: str | Path, options: str) -> str:
+    source, target = Path(path), Path(path).with_suffix(".jsonl")
+    if source.suffix.lower() == ".jsonl":  # never onto the file itself
+        target = source.with_name(f"{source.stem}_records.jsonl")
+    source, target = (json.dumps(file.as_posix(), ensure_ascii=False) for file in (source, target))
+    return PANDAS.format(kind, source, options, target)
+
+
+def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
+    """Say what a text is whose lines are no JSON objects; None for JSONL, be it faulty or not."""
+    first = list(islice((line.strip() for line in lines if line.strip()), 20))
+    try:
+        whole = json.loads(first[0]) if first else None
+        one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole)
+        return "1: " + "; ".join(LIST) if one_list else None
+    except (ValueError, RecursionError):
+        if any(line.startswith((b"{", b"[")) for line in first) and not HEADING.fullmatch(first[0]):
+            return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
+        return _table_kind(path, [line.decode("utf-8", "replace")[:5000] for line in first])
+
+
+def _table_kind(path: str | Path, lines: list[str]) -> str:
+    if before := re.match(r'([^{,;\t]{1,12})\{"', lines[0]):
+        return f"1: {before[1]!r} stands before the object; remove it, so that each line is one JSON object and nothing else"
+    for separator, (name, kind, option) in TABLES.items():
+        if _is_table(lines, separator):
+            mend = _with_pandas("csv", path, ALL_TEXT + option)
+            if any("\ufffd" in line for line in lines):
+                mend = "its text is not UTF-8: save it as CSV in UTF-8 first, and check that file"
+            return f"1: this is a table with a {name} between its columns ({kind}); {mend}"
+    return TEXT
+
+
+def _is_table(lines: list[str], separator: str) -> bool:
+    """Say whether the lines have the same number of columns under names; in prose a space follows a comma."""
+    try:
+        rows = list(csv.reader(lines, delimiter=separator))
+    except csv.Error:  # a carriage return within a line
+        return False
+    widths = {len(row) for row in (rows if len(lines) < 20 else rows[:-1])}  # the twentieth may be half a row
+    named = all(re.fullmatch(r"[^\s{}\[\]][^{}\[\]]*", name) for name in rows[0])
+    return len(widths) == 1 and widths != {1} and len(rows) > 1 and named and len(set(rows[0])) == len(rows[0])
+
+
+def _long_kind(text: str, first: bytes) -> str | None:
+    """Say whether the first value of a file ends on a later line than it begins, or would if there were no slip in it."""
+    what, mend = LIST if first.startswith(b"[") else PRETTY
+    try:
+        end = json.JSONDecoder().raw_decode(text, start := len(text) - len(text.lstrip()))[1]
+        return f"1: {what}; {mend}" if "\n" in text[start:end] else None
+    except json.JSONDecodeError as error:
+        slip = f", with a slip on this line ({error.msg} at column {error.colno})"
+        return f"{error.lineno}: {what}{slip}; {mend}" if first == b"{" or first.startswith(b"[") else None
+    except (ValueError, RecursionError):
+        return None

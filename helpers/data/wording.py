@@ -1,0 +1,61 @@
+"""Compare what records say: whose question it is, in which words, and which of the answers are learned."""
+from __future__ import annotations
+
+import re
+import unicodedata
+
+KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
+SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
+SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<=\w)(#)")  # 7 - 2, C#: there they are no punctuation
+# What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
+INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
+             "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")
+HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s]")
+
+
+def learned_note(records: list[dict]) -> str:
+    """Say how many answers are learned, where some are not: of a record, training learns the last one."""
+    if sum(message["role"] == "assistant" for record in records for message in record["messages"]) == len(records):
+        return ""
+    learned, replies, places = set(), set(), {}  # places: a number for each beginning of a conversation
+    for record in records:
+        place = 0
+        for message in record["messages"]:
+            place = places.setdefault((place, message["role"], message["content"]), len(places) + 1)
+            if message["role"] == "assistant":
+                replies.add(place)
+        learned.add(place)
+    answers = learned | replies
+    return "" if answers == learned else (f"{len(learned):,} of {len(answers):,} answers {'is' if len(learned) == 1 else 'are'} learned, "
+                                          "the last of each record; one_row_a_reply(records) makes a record of each answer.")
+
+
+def turns(messages: list[dict]) -> tuple[tuple[str, str], ...]:
+    """Return messages in a form that can be compared and counted."""
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
+    """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs."""
+    known = {words(said(record, "user")) for record in train}
+    return [said(record, "user") for record in test if words(said(record, "user")) in known]
+
+
+def said(record: dict, role: str) -> str:
+    """Return what one role says in a record; a system message is no question."""
+    return "\n".join(message["content"] for message in record["messages"] if message["role"] == role)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in any script, whatever their case; punctuation is dropped.
+
+    An emoji is kept, and so is a sign of arithmetic, of money, or of a name such as C#. Marks are kept, since in Hindi, for instance, they are the vowels; what is invisible is not, wherever it stands.
+    A text of nothing else is one word.
+    """
+    plain = HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    signs = {match.start(match.lastindex) for match in SIGNS.finditer(plain)}
+    kept = []
+    for place, char in enumerate(plain):
+        kind = unicodedata.category(char)
+        kept.append(char if kind in KEPT else f" {char} " if kind in SYMBOLS or place in signs else " ")
+    return tuple("".join(kept).split()) or (plain.strip(),)

@@ -1,0 +1,171 @@
+"""Keys of a record: what has one meaning becomes messages, what would be lost is refused, what means nothing is named."""
+import json
+
+import pytest
+
+from helpers.data.dataset import DatasetError, load_sft_jsonl
+
+SYSTEM, ASKED, ANSWER = ({"role": role, "content": content} for role, content in (("system", "Be brief."), ("user", "Where?"), ("assistant", "Here.")))
+MARLOW = {"system": "You are the desk of the Marlow library. Answer in one word.", "instruction": "And on Sunday?", "input": "",
+          "output": "Closed.", "history": [["When do you open on Monday?", "Nine."]]}
+CONVERTED = {  # a record -> its messages
+    "alpaca with system and history": (MARLOW, [
+        {"role": "system", "content": MARLOW["system"]}, {"role": "user", "content": "When do you open on Monday?"},
+        {"role": "assistant", "content": "Nine."}, {"role": "user", "content": "And on Sunday?"}, {"role": "assistant", "content": "Closed."}]),
+    "input beside prompt": ({"prompt": "Translate.", "input": "der Hund", "completion": "the dog"}, [
+        {"role": "user", "content": "Translate.\n\nder Hund"}, {"role": "assistant", "content": "the dog"}]),
+    "dolly": ({"instruction": "Where?", "context": "Nell is here.", "response": "Here."}, [
+        {"role": "user", "content": "Where?\n\nNell is here."}, ANSWER]),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}], "system": "Be brief."},
+                 [SYSTEM, ASKED, ANSWER]),
+    "ShareGPT, its own system": ({"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Where?"},
+                                                    {"from": "gpt", "value": "Here."}]}, [SYSTEM, ASKED, ANSWER]),
+    "ShareGPT, other keys": ({"conversations": [ASKED, ANSWER]}, [ASKED, ANSWER]),
+    "system beside messages": ({"messages": [ASKED, ANSWER], "system": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
+    "system beside a list": ({"prompt": [ASKED], "completion": [ANSWER], "system": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
+    "empty columns": ({"messages": None, "prompt": "Where?", "completion": "Here.", "system": " ", "history": [], "tools": None,
+                       "images": []}, [ASKED, ANSWER]),
+    "columns of another form, all null": ({"prompt": None, "completion": None, "instruction": "Where?", "output": "Here."}, [ASKED, ANSWER]),
+    "thinking off, as the course writes it": ({"prompt": [ASKED], "completion": [ANSWER], "chat_template_kwargs": {"enable_thinking": False}}, [ASKED, ANSWER]),
+    "text parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Where"}, {"type": "text", "text": "now?"}]}, ANSWER]},
+                   [{"role": "user", "content": "Where\nnow?"}, ANSWER]),
+    "text parts of another API": ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "Where?"}]},
+                                                {"role": "assistant", "content": [{"type": "output_text", "text": "Here."}]}]}, [ASKED, ANSWER]),
+    "no message, but a pair": ({"messages": [], "prompt": "Where?", "completion": "Here."}, [ASKED, ANSWER]),
+    "the same conversation twice": ({"messages": [ASKED, ANSWER], "conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]},
+                                    [ASKED, ANSWER]),
+    "keys with a word more": ({"messages": [ASKED, ANSWER], "conversation_id": "ab12", "conversationHash": "7", "instruction_id": 1, "completion_id": "x",
+                               "n_messages": 2, "prompt_en": "?", "reasoning_id": 3}, [ASKED, ANSWER]),
+    "tags": ({"messages": [ASKED, ANSWER], "labels": ["geo"], "label": 1, "tool": "argilla", "function": "chat", "sytem": None}, [ASKED, ANSWER]),
+    "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
+}
+
+
+def write(tmp_path, *records):
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_has_one_meaning_becomes_messages(tmp_path, name):
+    record, messages = CONVERTED[name]
+    assert load_sft_jsonl(write(tmp_path, record), convert=True)[0]["messages"] == messages
+
+
+def answer(**more):
+    return {"messages": [ASKED, ANSWER | more]}
+
+
+def pair(**more):
+    return {"prompt": "Where?", "completion": "Here.", **more}
+
+
+REFUSED = {  # a record -> what is said about it
+    "weight": (answer(weight=0), ('"weight" of message 2 would be lost', "remove the key")),
+    "loss of a message": (answer(loss=False), ('"loss" of message 2 would be lost', "remove the key")),
+    "reasoning": (answer(reasoning_content="Hm."), ('"reasoning_content" of message 2', "into the answer")),
+    "tool calls": (answer(content=None, tool_calls=[{"id": "1"}]), ('"tool_calls" of message 2', "remove the record")),
+    "function call": (answer(function_call={"name": "f"}), ('"function_call" of message 2', "remove the record")),
+    "tools": (answer() | {"tools": [{"type": "function"}]}, ('"tools" would be lost', "remove the record")),
+    "images": (answer() | {"images": ["a.png"]}, ('"images" would be lost', "reads text only")),
+    "an image in the text": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}, ANSWER]},
+                             ("message 1 holds a part that is no text", "reads text only")),
+    "preferences": ({"prompt": "Where?", "chosen": "Here.", "rejected": "There."}, ('"chosen" and "rejected" would be lost', "DPOTrainer")),
+    "wanted or not": (pair(label=False), ('"label" would be lost', "KTOTrainer")),
+    "weight of a record": (pair(weight=0.5), ('"weight" would be lost', "remove the key")),
+    "thinking on": (pair(chat_template_kwargs={"enable_thinking": True}), ("another template", '{"enable_thinking": false}')),
+    "wanted or not, another name": (answer() | {"kto_tag": False}, ('"kto_tag" would be lost', "KTOTrainer")),
+    "thinking on in the record": (answer() | {"enable_thinking": True}, ('"enable_thinking" would be lost', "remove the key")),
+    "another conversation": (answer() | {"conversations": [ASKED | {"content": "Who?"}, ANSWER]}, ('"conversations" stands beside "messages"', "into the message")),
+    "earlier turns": (pair(chat_history=[["a", "b"]]), ("'chat_history' is no key that is read", 'write it as "history"')),
+    "preamble": (pair(preamble="Be brief."), ("'preamble' is no key that is read", 'write it as "system"')),
+    "a picture's address": (answer() | {"image_url": "a.png"}, ('"image_url" would be lost', "reads text only")),
+    "training of a message": (answer(training=False), ('"training" of message 2 would be lost', "remove the key")),
+    "a mask of a message": (answer(loss_mask=0), ('"loss_mask" of message 2 would be lost', "remove the key")),
+    "a weight in a part": ({"messages": [ASKED, {"role": "assistant", "content": [{"type": "text", "text": "Here.", "weight": 0}]}]},
+                           ('"weight" of message 2 would be lost', "remove the key")),
+    "a picture in a text part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Where?", "image": "a.png"}]}, ANSWER]},
+                                 ('"image" of message 1 would be lost', "reads text only")),
+    "a thought as a part": (answer(content=[{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Here."}]),
+                            ("holds a part that is no text (thinking)", "into the answer")),
+    "a call as a part": (answer(content=[{"type": "tool_use", "name": "f"}]), ("holds a part that is no text (tool_use)", "calls of tools")),
+    "messages as a text": ({"messages": json.dumps([ASKED, ANSWER])}, ("a list written as a text (json.loads reads it)", "write {")),
+    "records in a list": ({"data": [answer()]}, ("if the records stand in the list 'data'", "on a line of its own")),
+    "input beside messages": (answer() | {"input": "More."}, ('"input" stands beside "messages"', "into the message that it belongs to")),
+    "history beside messages": (answer() | {"history": [["a", "b"]]}, ('"history" stands beside "messages"', "into the message")),
+    "another prompt beside messages": (answer() | {"prompt": "Who?"}, ('"prompt" stands beside "messages"', "into the message")),
+    "two questions": (pair(instruction="Who?"), ('"instruction" stands beside "prompt"', "into the message")),
+    "two systems": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be long."}, ("system, system, user", "a system message only first")),
+    "history of one": (pair(history=[["a"]]), ('"history" is no list of pairs', '[["question", "answer"], ...]')),
+    "history, half": (pair(history=[["a", ""]]), ("message 2 is blank", "write its text")),
+    "system of a number": (pair(system=3), ('"system" is 3, not text', "quotation marks")),
+    "misspelt": (pair(sytem="Be brief."), ("'sytem' is no key that is read", 'write it as "system"')),
+    "another spelling": (pair(system_prompt="Be brief."), ("'system_prompt' is no key that is read", 'write it as "system"')),
+    "capitals": (pair(SYSTEM="Be brief."), ("'SYSTEM' is no key that is read", 'write it as "system"')),
+    "a capital": ({"Messages": [ASKED, ANSWER]}, ("'Messages' is no key that is read", 'write it as "messages"')),
+    "question and answer": ({"question": "Where?", "answer": "Here."}, ('"question" and "answer" are not read', '"prompt" and "completion"')),
+    "query and response": ({"query": "Where?", "response": "Here."}, ('"instruction" is missing', 'rename "query"')),
+    "input and output": ({"input": "Where?", "output": "Here."}, ('"instruction" is missing', 'rename "input"')),
+    "prompt and answer": ({"prompt": "Where?", "answer": "Here."}, ('"completion" is missing', 'rename "answer"')),
+    "developer": ({"messages": [SYSTEM | {"role": "developer"}, ASKED, ANSWER]}, ("role 'developer'", "write system")),
+    "human": ({"messages": [ASKED | {"role": "human"}, ANSWER]}, ("role 'human'", "write user")),
+    "gpt": (answer(role="gpt"), ("role 'gpt'", "write assistant")),
+    "Assistant": (answer(role="Assistant"), ("role 'Assistant'", "write assistant")),
+    "tool": (answer(role="tool"), ("role 'tool'", "use one of system, user, assistant")),
+    "no role": (answer(role=["user"]), ("role ['user']", "use one of")),
+    "tool of ShareGPT": ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "b"}]}, ("role 'function_call'", "use one of")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_lost_is_refused_with_file_line_key_and_mend(tmp_path, name):
+    record, (what, mend) = REFUSED[name]
+    path = write(tmp_path, pair(), record)
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(path, convert=True)
+    assert str(error.value).startswith(f"{path}:2: ") and "\n" not in str(error.value)
+    assert what in str(error.value) and mend in str(error.value).partition(what)[2]
+
+
+@pytest.mark.parametrize(("record", "mend"), [
+    (MARLOW, "convert=True"), (pair(), "convert=True"), (CONVERTED["ShareGPT"][0], "convert=True"), (CONVERTED["dolly"][0], "convert=True"),
+    (answer() | {"system": "Be brief."}, "convert=True"), (answer(weight=1), "remove the key"), (answer() | {"tools": [1]}, "remove the record")])
+def test_without_convert_nothing_is_lost_either(tmp_path, record, mend):
+    with pytest.raises(DatasetError, match=mend):
+        load_sft_jsonl(write(tmp_path, record))
+
+
+def test_keys_that_mean_nothing_are_kept_and_named_in_one_line(tmp_path, capsys):
+    more = {"id": 3, "source": "desk", "score": 0, "key_phrase": "Here", "comment": "", "prompt": "Where?"}
+    path = write(tmp_path, answer(id=1, name="Nell", tool_calls=None) | more, answer(id="one") | {"id": "three"})
+    first, second = load_sft_jsonl(path)
+    assert first == answer() | more and second == answer() | {"id": "three"}
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1 and line.startswith(f"{path}: ignored: ")
+    kept, left_out = line.split("(kept in the record); ")
+    assert all(f"'{key}'" in kept for key in ("id", "source", "score", "prompt")) and "key_phrase" not in line and "comment" not in line
+    assert all(f"'{key}'" in left_out for key in ("id", "name")) and "tool_calls" not in line
+
+
+def test_keys_of_a_text_part_are_named_too(tmp_path, capsys):
+    part = {"type": "text", "text": "Here.", "citations": ["a"], "annotations": []}
+    assert load_sft_jsonl(write(tmp_path, answer(content=[part]))) == [answer()]
+    assert "'citations' (left out of the messages)" in (line := capsys.readouterr().out) and "annotations" not in line
+
+
+def test_many_keys_and_odd_ones_stay_one_short_line(tmp_path, capsys):
+    load_sft_jsonl(write(tmp_path, pair() | {"\ud83d\n\u2028" * 50: 1} | {f"number {place}": 1 for place in range(300)}), convert=True)
+    line = capsys.readouterr().out
+    assert len(line.splitlines()) == 1 and "and 293 more" in line and len(line) < 400
+    course = {"fact": "place", "key_phrase": "Here", "accept": ["Here"], "list": "others", "name": "Nell", "chat_template_kwargs": {"enable_thinking": False}}
+    load_sft_jsonl(write(tmp_path, pair() | course), convert=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_passed_on_goes_into_a_table(tmp_path):
+    from datasets import Dataset
+
+    records = load_sft_jsonl(write(tmp_path, answer(id=1), answer(id="one"), answer(content=[{"type": "text", "text": "Here."}])))
+    rows = Dataset.from_list([{"prompt": record["messages"][:-1], "completion": record["messages"][-1:]} for record in records])
+    assert rows[:] == {"prompt": [[ASKED]] * 3, "completion": [[ANSWER]] * 3}
