@@ -1,4 +1,8 @@
 import html
+import subprocess
+import sys
+import threading
+import time
 from contextlib import suppress
 
 import ipywidgets as widgets
@@ -8,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
+from notebook_tools import ROOT
 
 from helpers.ask.answers import generate_answers
 from helpers.model.base_model import base_model_path
@@ -114,6 +119,63 @@ def test_every_move_of_a_control_calls_the_function_again():
     number, word = panel.children[:2]
     number.value, word.value = 7, "b"
     assert seen == [(5, "a"), (7, "a"), (7, "b")]
+
+
+def test_two_threads_never_work_at_once():
+    """JupyterLab serves widgets in threads of their own; see the browser's test of two controls moved at once."""
+    inside, most = [], []
+
+    def slow(number, other):
+        inside.append(number)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    one, two = (explore(slow, number=(0, 9), other=(0, 9)) for _ in range(2))
+    controls = [*one.children[:2], *two.children[:2]]
+    threads = [threading.Thread(target=setattr, args=(control, "value", value)) for value in (1, 2) for control in controls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 2 + 8 and max(most) == 1
+
+
+IN_A_SHELL = """
+import threading, time, torch
+from IPython.core.interactiveshell import InteractiveShell
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from helpers.model.base_model import base_model_path
+from helpers.page.explorers import before_and_after
+
+shell = InteractiveShell.instance()
+tokenizer = AutoTokenizer.from_pretrained(base_model_path())
+base = AutoModelForCausalLM.from_pretrained(base_model_path(), dtype=torch.float32)
+model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+box = before_and_after(model, tokenizer)
+question, _, _, ask, (left, right), _ = (getattr(child, "children", child) for child in box.children)
+question.value = "Tell me a long story about a lighthouse."
+shell.user_ns.update(click=threading.Thread(target=ask.click), left=left, right=right, model=model)
+shell.run_cell("click.start(); click.join()")
+assert "A cell is running" in left.value and "A cell is running" in right.value, left.value
+
+click = threading.Thread(target=ask.click)
+click.start()
+while not left.value.endswith("</div>") or "A cell" in left.value or left.value.count(" ") < 12:
+    time.sleep(0.01)
+layer = next(layer for layer in model.modules() if hasattr(layer, "disable_adapters") and hasattr(layer, "lora_A"))
+assert layer.disable_adapters, "the base model was to be answering now"
+shell.user_ns["layer"] = layer
+shell.run_cell("seen = layer.disable_adapters, click.is_alive(), right.value")
+off, alive, text = shell.user_ns["seen"]
+assert not off, "a cell met the model with its adapter switched off"
+assert len(text) > 150, text
+"""
+
+
+def test_it_is_not_asked_while_a_cell_runs_and_a_cell_waits_for_an_answer():
+    subprocess.run([sys.executable, "-c", IN_A_SHELL], check=True, timeout=240, cwd=ROOT)
 
 
 def test_labels_have_room():
