@@ -8,11 +8,11 @@ from contextlib import suppress
 import ipywidgets as widgets
 import pytest
 import torch
+from notebook_tools import ROOT
 from peft import LoraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
-from notebook_tools import ROOT
 
 from helpers.ask.answers import generate_answers
 from helpers.model.base_model import base_model_path
