@@ -16,6 +16,7 @@ from tiny_qwen3 import build_tiny_qwen3
 
 from helpers.model.base_model import base_model_path
 
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 AXE = "axe-core@4.14.1"  # of npm; it finds what keeps people out who cannot see, or use no mouse
 # Long tests begin first, so that no worker waits for the other at the end; what needs the adapter of notebook 07 comes after it.
 FIRST = ("[10_", "[12_", "[07_", "tools/test_offline_kit", "browser/", "[14_", "training/test_memory", "training/test_resume", "[09_", "[15_")
@@ -66,6 +67,20 @@ def make_sft_trainer(tmp_path, tokenizer):
                           data_collator=data_collator)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not program:
+        skip_unless_ci("no Chromium here (Debian and Ubuntu: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

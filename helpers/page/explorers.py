@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import html
+import inspect
 import threading
 from collections.abc import Callable
+from traceback import format_exception
 
 import ipywidgets as widgets
 from IPython import get_ipython
-from IPython.display import clear_output
+from IPython.core.formatters import DisplayFormatter
 from peft.helpers import rescale_adapter_scale
 
 from helpers.ask.answers import stream_answer
@@ -18,27 +20,45 @@ WAIT = "A cell is running, perhaps on this model. Ask again when it has ended."
 
 
 def explore(function: Callable, **controls) -> widgets.VBox:
-    """Return controls over what function(**values) returns or shows, made anew at every move; no label is cut.
+    """Return controls over what function(**values) returns, made anew at every move; no label is cut.
 
-    controls: as for ipywidgets.interact. An error of the function appears in the place of its result. A figure is shown
-    by the function itself, with show_plot.
+    controls: as for ipywidgets.interact; a default of the function is where its control begins. function returns a text,
+    or what a cell shows as its last line: a table, a picture of helpers.page. Its error appears in that place. (What it
+    prints or displays is not caught: ipywidgets' way to do that leaves a control dead where two moves overlap.)
     """
-    panel = _Explorer(function, {"auto_display": True}, **controls)
-    _lay_out(panel.children[:-1])
-    return panel
+    defaults = inspect.signature(function).parameters
+    chosen = {name: widgets.interactive.widget_from_abbrev(given, defaults[name].default) for name, given in controls.items()}
+    place = widgets.Output()
+
+    def move(change=None) -> None:
+        with ONE_AT_A_TIME:  # JupyterLab answers widgets in threads beside the cells, and pyplot serves one
+            place.outputs = (_output_of(function, {name: control.value for name, control in chosen.items()}),)
+
+    for name, control in chosen.items():
+        control.description = control.description or name
+        control.observe(move, "value")
+    move()
+    _lay_out(chosen.values())
+    return widgets.VBox([*chosen.values(), place])
 
 
-class _Explorer(widgets.interactive):
-    """ipywidgets' own, for one move at a time.
+def _output_of(function: Callable, values: dict) -> dict:
+    """Return what a notebook keeps of a cell, of the call instead."""
+    try:
+        result = function(**values)
+    except Exception as error:
+        return _failure(error)
+    if result is None:
+        result = f"{function.__name__} returned nothing. Let it return what is to be seen here, in place of printing it.\n"
+    if isinstance(result, str):
+        return {"output_type": "stream", "name": "stdout", "text": result}
+    shell = get_ipython()
+    data, metadata = (shell.display_formatter if shell else DisplayFormatter()).format(result)
+    return {"output_type": "display_data", "data": data, "metadata": metadata}
 
-    JupyterLab answers widgets in threads beside the cells. Where two moves overlap, ipywidgets catches the end of one as
-    if it were output; the browser waits for that end, and never again sends what the control says.
-    """
 
-    def update(self, *change) -> None:
-        """Call the function when no other explorer is at work; pyplot, too, can serve one thread only."""
-        with ONE_AT_A_TIME:
-            super().update(*change)
+def _failure(error: Exception) -> dict:
+    return {"output_type": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": format_exception(error)}
 
 
 def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox:
@@ -58,17 +78,22 @@ def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox
     def reply(_):
         names = "base", f"fine-tuned, strength {strength.value:g}"
         shows = [_column(*each) for each in zip(columns, names, ("dotted", "solid"), strict=True)]
-        with ONE_AT_A_TIME, errors:
-            clear_output()
+        how = {"temperature": temperature.value, "max_new_tokens": max_new_tokens}
+        errors.outputs = ()
+        with ONE_AT_A_TIME:
             for show in shows:
                 show(WAIT if cell_runs.is_set() else "")
-            if cell_runs.is_set():
-                return
-            how = {"temperature": temperature.value, "max_new_tokens": max_new_tokens}
+            if not cell_runs.is_set():
+                ask_both(shows, how)
+
+    def ask_both(shows, how) -> None:
+        try:
             with model.disable_adapter():
                 stream_answer(model, tokenizer, question.value, shows[0], **how)
             with rescale_adapter_scale(model, strength.value):
                 stream_answer(model, tokenizer, question.value, shows[1], **how)
+        except Exception as error:
+            errors.outputs = (_failure(error),)
 
     ask.on_click(reply)
     question.on_msg(lambda _, content, buffers: content.get("event") == "submit" and reply(None))  # the Enter key

@@ -10,16 +10,38 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 
-def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
-    """Show a figure once, and to those who cannot see it the sentence `alt`.
+class Picture:
+    """A figure with a sentence for those who cannot see it, and what stands above it: a cell or an explorer shows it as HTML.
 
-    trim: cut the empty margins off; without, all pictures of one size stay so, and drawing takes half as long. Raises
-    ValueError if `alt` is empty. The output is HTML, for neither JupyterLab nor nbconvert's page gives an alt to a PNG.
+    above: a text, or a table (what has _repr_html_). trim: cut the empty margins off; without, all pictures of one size
+    stay so, and drawing takes half as long. Raises ValueError if alt is empty. (Neither JupyterLab nor nbconvert's page
+    gives an alt to a PNG.) The figure is closed, for else its cell would show it once more.
     """
-    if not alt.strip():
-        raise ValueError("alt is empty; say in a sentence what the plot shows, for those who cannot see it")
-    display({"text/html": picture_html(figure, alt, trim), "text/plain": alt}, raw=True)
-    plt.close(figure)  # else the cell would show it again when it ends
+
+    def __init__(self, figure: Figure, alt: str, above=None, trim: bool = False) -> None:
+        """Draw the figure and keep its HTML."""
+        if not alt.strip():
+            raise ValueError("alt is empty; say in a sentence what the plot shows, for those who cannot see it")
+        self.alt, self.html = alt, _as_html(above) + picture_html(figure, alt, trim)
+        plt.close(figure)
+
+    def __repr__(self) -> str:
+        """Return the words: what a place without HTML shows."""
+        return self.alt
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.alt}
+
+
+def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
+    """Show a figure once, and to those who cannot see it the sentence `alt`; see Picture."""
+    display(Picture(figure, alt, trim=trim))
+
+
+def _as_html(above) -> str:
+    if above is None:
+        return ""
+    return above._repr_html_() if hasattr(above, "_repr_html_") else f"<p>{html.escape(above)}</p>"
 
 
 def picture_html(figure: Figure, alt: str, trim: bool = True) -> str:

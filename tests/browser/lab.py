@@ -9,7 +9,6 @@ from pathlib import Path
 
 from helpers.tools.processes import free_port, started, wait_until_ready
 
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SETTINGS = {  # of JupyterLab: every cell stays in the page, and nothing is asked of the network
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},

@@ -7,20 +7,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab import CHROMIUM_FLAGS, COUNT_PICTURES, KERNEL_READY, WATCH, Notebook, jupyter_lab, wait
+from lab import COUNT_PICTURES, KERNEL_READY, WATCH, Notebook, jupyter_lab, wait
 from notebook_tools import NOTEBOOKS, ROOT, read
 
 from helpers.model.base_model import base_model_path
 
 pytestmark = pytest.mark.slow
 PICTURES = ROOT / "outputs" / "browser"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "14"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
 OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 PLOT = 'svg[aria-label^="Loss and learning rate"]'
-if not CHROMIUM and not os.environ.get("CI"):  # in CI they must not be skipped: there they fail
-    pytest.skip("no Chromium here (Debian and Ubuntu: apt-get install chromium)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +42,8 @@ def cut_after(path, name) -> None:
     nbformat.write(notebook, path)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "CI must run the browser tests: install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(lab, browser):
+def opened(browser, lab):
     """Open a notebook; close its page and its kernel at the end."""
     pages = []
 
@@ -184,7 +170,7 @@ from helpers.page import explore
 
 def look(long, short):
     time.sleep(0 if short % 2 else 1)
-    print(f"long {long}, short {short}")
+    return f"long {long}, short {short}"
 
 explore(look, long=(0, 9), short=(0, 9))
 """

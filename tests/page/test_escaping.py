@@ -14,6 +14,7 @@ from helpers.ask.answers import Answer, compare_answers
 from helpers.data.supervision import supervision_report
 from helpers.data.tokens import show_record, show_tokens
 from helpers.page import explorers
+from helpers.page.pictures import _as_html
 from helpers.page.report import write_report
 from helpers.tools.ready import Line, Readiness
 from helpers.training.live_plot import samples_as_html
@@ -51,6 +52,7 @@ DISPLAYS = {
     "LossPlot, samples": lambda tokenizer: samples_as_html([(0, HOSTILE), (26, HOSTILE)]),
     "write_report": lambda tokenizer: report(),
     "before_and_after": lambda tokenizer: column("base"),
+    "Picture, above": lambda tokenizer: _as_html(HOSTILE),
     "a table of pandas": lambda tokenizer: pd.DataFrame({"question": [HOSTILE]}, index=[HOSTILE])._repr_html_(),
     "a column of pandas": lambda tokenizer: pd.Series([HOSTILE]).to_frame(HOSTILE)._repr_html_(),
 }
@@ -97,7 +99,7 @@ def test_every_helper_that_writes_html_is_listed_here():
     """A new one must be added above, or here with the reason why it shows no text that is not ours."""
     numbers_only = {"supervision"}  # counts, and sentences of our own: see the test below
     pages = {"rendered_edition"}  # nbconvert's, and what widgets hold: see test_rendered_edition
-    listed = {"answers", "tokens", "diagnosis", "ready", "live_plot", "explorers", "report"} | numbers_only | pages
+    listed = {"answers", "tokens", "diagnosis", "ready", "live_plot", "explorers", "report", "pictures"} | numbers_only | pages
     writers = {path.stem for path in (FOLDER.parent / "helpers").rglob("*.py") if writes_html(path.read_text(encoding="utf-8"))}
     assert writers == listed
 

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 import ipywidgets as widgets
+import pandas as pd
 import pytest
 import torch
 from notebook_tools import ROOT
@@ -119,6 +120,26 @@ def test_every_move_of_a_control_calls_the_function_again():
     number, word = panel.children[:2]
     number.value, word.value = 7, "b"
     assert seen == [(5, "a"), (7, "a"), (7, "b")]
+
+
+def test_a_default_is_where_its_control_begins_and_what_is_returned_is_shown():
+    def look(rank=8, word="b"):
+        return word if rank < 9 else pd.DataFrame({"rank": [rank]})
+
+    panel = explore(look, rank=(1, 64), word=["a", "b"])
+    rank, word, place = panel.children
+    assert (rank.value, word.value) == (8, "b") and place.outputs == ({"output_type": "stream", "name": "stdout", "text": "b"},)
+    rank.value = 16
+    assert "<td>16</td>" in place.outputs[0]["data"]["text/html"]
+
+
+def test_an_error_and_nothing_to_show_stand_in_the_result_s_place():
+    panel = explore(lambda number: 1 / number, number=(0, 2))
+    panel.children[0].value = 0
+    [shown] = panel.children[-1].outputs
+    assert (shown["output_type"], shown["ename"]) == ("error", "ZeroDivisionError") and "1 / number" in "".join(shown["traceback"])
+    [shown] = explore(lambda number: None, number=(0, 2)).children[-1].outputs
+    assert shown["text"] == "<lambda> returned nothing. Let it return what is to be seen here, in place of printing it.\n"
 
 
 def test_two_threads_never_work_at_once():

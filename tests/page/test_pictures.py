@@ -2,19 +2,12 @@ import base64
 import re
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
-from helpers.page import explore, pictures, show_plot
+from helpers.page import Picture, explore, show_plot
 
 ALT = 'A line that rises from 1 to 2, "steep" & <straight>.'
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What is displayed, instead of displaying it."""
-    displayed = []
-    monkeypatch.setattr(pictures, "display", lambda data, raw: displayed.append(data))
-    return displayed
 
 
 def line(inches=3):
@@ -28,30 +21,37 @@ def width(data) -> int:
     return int.from_bytes(base64.b64decode(re.search(r'base64,([^"]+)', data["text/html"])[1])[16:20])
 
 
-def test_a_plot_is_shown_once_and_says_what_it_shows(shown):
-    show_plot(line(), ALT)
-    [data] = shown
-    assert data["text/html"].startswith('<img alt="A line that rises from 1 to 2, &quot;steep&quot; &amp; &lt;straight&gt;." ')
-    assert data["text/plain"] == ALT and set(data) == {"text/html", "text/plain"}
-    assert not plt.get_fignums()
+def test_a_plot_is_shown_once_and_says_what_it_shows(capsys):
+    show_plot(line(), ALT)  # outside a notebook the words are what is shown
+    assert capsys.readouterr().out == f"{ALT}\n" and not plt.get_fignums()
+    shown = Picture(line(), ALT)._repr_mimebundle_()
+    assert shown["text/html"].startswith('<img alt="A line that rises from 1 to 2, &quot;steep&quot; &amp; &lt;straight&gt;." ')
+    assert shown["text/plain"] == ALT and set(shown) == {"text/html", "text/plain"} and not plt.get_fignums()
 
 
 @pytest.mark.parametrize("alt", ["", " \n"])
-def test_a_plot_without_words_is_refused(shown, alt):
+def test_a_plot_without_words_is_refused(alt):
+    figure = line()
     with pytest.raises(ValueError, match="^alt is empty; say in a sentence"):
-        show_plot(line(), alt)
-    assert not shown
-    plt.close("all")
+        show_plot(figure, alt)
+    plt.close(figure)
 
 
-def test_margins_go_unless_they_are_to_stay(shown):
-    for trim in (True, False):
-        show_plot(line(), ALT, trim)
-    assert width(shown[0]) < width(shown[1]) == 300
+def test_margins_go_unless_they_are_to_stay():
+    trimmed, whole = (Picture(line(), ALT, trim=trim)._repr_mimebundle_() for trim in (True, False))
+    assert width(trimmed) < width(whole) == 300
 
 
-def test_an_explorer_shows_one_plot_a_move(shown):
-    panel = explore(lambda inches: show_plot(line(inches), f"{inches} inches", trim=False), inches=(1, 5))
-    panel.children[0].value = 4
-    assert [(width(data), data["text/plain"]) for data in shown] == [(300, "3 inches"), (400, "4 inches")]
+def test_a_sentence_or_a_table_stands_above_a_picture():
+    sentence, table = (Picture(line(), ALT, above=above).html for above in ("1 < 2", pd.DataFrame({"rank": [8]})))
+    assert sentence.startswith("<p>1 &lt; 2</p><img ") and "<th>rank</th>" in table.partition("<img ")[0]
+
+
+def test_an_explorer_shows_one_plot_a_move():
+    panel = explore(lambda inches: Picture(line(inches), f"{inches} inches"), inches=(1, 5))
+    control, place = panel.children
+    seen = [place.outputs]
+    control.value = 4
+    seen.append(place.outputs)
+    assert [(width(one["data"]), one["data"]["text/plain"]) for [one] in seen] == [(300, "3 inches"), (400, "4 inches")]
     assert not plt.get_fignums()

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_tools import ROOT
-from real_failures import skip_unless_ci
 
 from helpers.tools.rendered_edition import VIEW, build, setting, static, write_page
 
@@ -36,7 +35,6 @@ PICTURE = """import matplotlib.pyplot as plt
 from helpers.page import show_plot
 show_plot(plt.figure(), 'A sheet with nothing on it.')"""
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Links(HTMLParser):
@@ -186,18 +184,6 @@ def test_slides_are_stepped_through_by_keyboard_and_printed_one_to_a_page(site, 
         shown.wait_for_function(f"() => Math.abs(({tops})()[{place}]) < 40", timeout=5000)
     shown.pdf(path=str(tmp_path / "slides.pdf"), width="1280px", height="800px")
     assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "slides.pdf").read_bytes())) == count == 5
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        skip_unless_ci("no Chromium here (Debian and Ubuntu: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
