@@ -84,9 +84,9 @@ def _together(chosen) -> dict:
 
 
 def plot_fit(fit: Fit) -> Figure:
-    """Draw the parts of a Fit as bars, one after the other, against the memory there is."""
-    figure, axes = plt.subplots(figsize=(8, 3.4))
-    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.91)  # a layout engine would draw everything twice
+    """Draw the parts of a Fit as bars, one after the other, against the memory there is, or towards it if that is far."""
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.98)  # a layout engine would draw everything twice
     names, start = list(fit.needs._fields), 0.0
     for row, (size, colour) in enumerate(zip(fit.needs, COLOURS, strict=True)):
         axes.barh(row, size / 1e9, left=start, color=colour)
@@ -96,8 +96,10 @@ def plot_fit(fit: Fit) -> Figure:
     axes.text(start, len(names), f" {start:.2f} GB", va="center", weight="bold")
     axes.axvline(fit.memory / 1e9, color="black", linestyle="--")
     axes.set_yticks(range(len(names) + 1), [*names, "total"])
-    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, 1.15 * max(start, fit.memory / 1e9)))
-    axes.set_title(fit.verdict.splitlines()[0].split(". ")[0].rstrip("."), y=1)  # to find its place itself takes about 10 ms
+    there, end = fit.memory / 1e9, 1.6 * start
+    if there > end:
+        axes.text(end, 0, f"{there:.1f} GB there →", ha="right", va="center")
+    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, min(end, 1.15 * max(start, there))))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
