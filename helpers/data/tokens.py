@@ -17,6 +17,7 @@ __all__ = ["SupervisionError", "SupervisionReport", "record_tokens", "show_recor
 # apart without colour: bold is what carries loss, double is a control token.
 KINDS = {
     "special": ("#8250df", "3px double", "normal"),
+    "text": ("#6e7781", "1px solid", "normal"),
     "prompt": ("#6e7781", "1px solid", "normal"),
     "supervised": ("#1a7f37", "2px solid", "bold"),
     "EOS": ("#cf222e", "3px double", "bold"),
@@ -31,7 +32,7 @@ CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};
 
 def token_kinds(tokenizer, ids: list[int], labels: list[int] | None = None, attention_mask: list[int] | None = None,
                 cut_from: int | None = None) -> list[str]:
-    """Return the kind of each token, one of KINDS.
+    """Return the kind of each token, one of KINDS; without labels a token is text or special, and nothing carries loss.
 
     ids, labels and attention_mask have the same length; a label of -100 carries no loss. Tokens from position cut_from on are cut off.
     """
@@ -44,12 +45,9 @@ def _kind(tokenizer, special, token, position, labels, attention_mask, cut_from)
         return "padding"
     if cut_from is not None and position >= cut_from:
         return "cut off"
-    supervised = labels is not None and labels[position] != -100
-    if token == tokenizer.eos_token_id and (supervised or labels is None):
-        return "EOS"
-    if supervised:
-        return "supervised"
-    return "special" if token in special else "prompt"
+    if labels is not None and labels[position] != IGNORED:
+        return "EOS" if token == tokenizer.eos_token_id else "supervised"
+    return "special" if token in special else "text" if labels is None else "prompt"
 
 
 def token_groups(tokenizer, ids: list[int]) -> list[tuple[int, int, str]]:

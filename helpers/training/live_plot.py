@@ -21,6 +21,7 @@ from helpers.training.saving import written_whole
 
 SECONDS_BETWEEN_PICTURES = 1.0
 DRAWING_SHARE = 0.1  # of the time of training, at most: a slow machine draws less often
+KINDS_OF_FILE = (".png", ".svg", ".pdf", ".jpg")
 NAMES = {"train": "training loss", "validation": "validation loss", "rate": "learning rate"}
 HOVER = '<circle cx="{:.1f}" cy="{:.1f}" r="6" fill="transparent"><title>{}</title></circle>'
 
@@ -32,11 +33,16 @@ class LossPlot(TrainerCallback):
     `sample_every` steps, if given. After training `history` holds a list of (step, value) for each of "train" and
     "validation" (nats per token) and "rate"; `samples` a list of (step, text); `stopped` is true if it was ended early,
     by the button or by the notebook's interrupt, which both wait for the step to end. Outside a notebook nothing is shown.
+    Raises ValueError for a path that no picture can be written to, and unless sample_every is at least 1.
     """
 
     def __init__(self, path: str | Path, sample: Callable[..., str] | None = None, sample_every: int = 20) -> None:
         """Set where the PNG goes, and what to sample how often (in steps)."""
         self.path, self.sample, self.sample_every = Path(path), sample, sample_every
+        if self.path.suffix.lower() not in KINDS_OF_FILE or self.path.is_dir():
+            raise ValueError(f"path is {str(path)!r}; give the file for the picture, with one of the endings {', '.join(KINDS_OF_FILE)}")
+        if sample_every < 1:
+            raise ValueError(f"sample_every is {sample_every}; give a number of steps, 1 or more")
         self._start_afresh()
 
     def _start_afresh(self, first_step: int = 0) -> None:
@@ -87,10 +93,17 @@ class LossPlot(TrainerCallback):
         if self._handler_before is not None:
             signal.signal(signal.SIGINT, self._handler_before)
         if self._button_on_page:
-            self._button_on_page.update(HTML(stopped_text(state.global_step, state.max_steps) if self.stopped else ""))
+            self._button_on_page.update(HTML(self._stopped_text(args, state)))
         if state.is_world_process_zero:
-            with written_whole(self.path) as file:
-                figure.savefig(file, dpi=100)
+            try:
+                with written_whole(self.path) as file:
+                    figure.savefig(file, dpi=100)
+            except OSError as error:  # what was trained must not be lost for a picture
+                print(f"The picture could not be written to {self.path}: {error}. Training is not affected.")
+
+    def _stopped_text(self, args, state) -> str:
+        best = args.load_best_model_at_end and state.best_global_step
+        return stopped_text(state.global_step, state.max_steps, best or None) if self.stopped else ""
 
     def stop(self) -> None:
         """Ask training to end after the step that it is in; any thread may call this."""
@@ -188,9 +201,10 @@ def stop_button(on_click: Callable[[], None]) -> widgets.Button:
     return button
 
 
-def stopped_text(step: int, max_steps: int) -> str:
-    """Return the sentence for a run that was ended early."""
-    return f"<b>Stopped after step {step} of {max_steps}. The model keeps what it has learned up to here.</b>"
+def stopped_text(step: int, max_steps: int, best: int | None = None) -> str:
+    """Return the sentence for a run that was ended early; best: the step whose weights the trainer has put back."""
+    kept = f"is that of step {best}, whose validation loss was the lowest" if best else "keeps what it has learned up to here"
+    return f"<b>Stopped after step {step} of {max_steps}. The model {kept}.</b>"
 
 
 def samples_as_html(samples: list[tuple[int, str]]) -> str:

@@ -20,7 +20,8 @@ from trl import SFTConfig, SFTTrainer
 
 from helpers.model.base_model import base_model_path
 from helpers.training.live_plot import LossPlot
-from helpers.training.saving import where_to_begin, written_whole
+from helpers.training.resume import where_to_begin
+from helpers.training.saving import written_whole
 
 STEPS = 15  # 10 records, batches of 2, 3 epochs
 WORDS = ["red", "green", "blue", "white", "black", "north", "south", "east", "west", "high", "low", "old", "new", "far", "near"]

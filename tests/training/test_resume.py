@@ -10,8 +10,9 @@ from resumable import ROWS, STEPS, make_trainer, run
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from helpers.training.live_plot import LossPlot
-from helpers.training.saving import where_to_begin
+from helpers.training.live_plot import LossPlot, stopped_text
+from helpers.training.resume import where_to_begin
+from helpers.training.saving import keep_record, read_record
 
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(os.name != "posix", reason="SIGKILL and RLIMIT_FSIZE are Unix's"),
@@ -180,12 +181,54 @@ def test_a_checkpoint_whose_settings_are_not_known_is_kept(tmp_path, whole, caps
     assert "whose settings are not known was here and is kept in run_previous" in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_is_removed_and_the_whole_one_stays(tmp_path, whole):
+def test_a_damaged_checkpoint_is_renamed_and_the_whole_one_stays(tmp_path, whole):
     shutil.copytree(whole / "run", tmp_path / "run")
     (tmp_path / "run" / "checkpoint-15" / "optimizer.pt").unlink()
     checkpoint = where_to_begin(make_trainer(tmp_path))
     assert checkpoint == str(tmp_path / "run" / "checkpoint-12")
     assert [file.name for file in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
+    assert (tmp_path / "run" / "damaged-15" / "adapter_model.safetensors").is_file()
+
+
+def test_what_is_not_the_trainers_stays(tmp_path, whole, capsys):
+    """A learner's own files lie in output_dir, which may be the folder of the whole project."""
+    run = tmp_path / "run"
+    shutil.copytree(whole / "run", run)
+    own = [run / "data.jsonl", run / "checkpoint-final" / "adapter_model.safetensors", run / "checkpoint-notes.txt"]
+    for file in own:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    for rate in (0.01, 0.03):  # neither is the rate of what is there
+        assert where_to_begin(make_trainer(tmp_path, learning_rate=rate)) is None
+        shutil.copytree(whole / "run" / "checkpoint-12", run / "checkpoint-12")
+    assert [file.read_text() for file in own] == ["mine"] * 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "run_previous", "run_previous_2"]
+    assert "is kept in run_previous_2." in capsys.readouterr().out and (tmp_path / "run_previous" / "checkpoint-15").is_dir()
+
+
+def test_how_often_is_written_is_no_other_run_and_another_base_is(tmp_path, whole, capsys):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-15")
+    args = {"logging_steps": 1, "save_steps": 7, "save_total_limit": 5, "disable_tqdm": False, "per_device_eval_batch_size": 1}
+    assert where_to_begin(make_trainer(tmp_path, **args)) == str(tmp_path / "run" / "checkpoint-12")
+    trainer = make_trainer(tmp_path)
+    with torch.no_grad():
+        next(weight for name, weight in trainer.model.named_parameters() if "base_layer" in name)[0] += 1
+    assert where_to_begin(trainer) is None and "other settings (base weights)" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_what_the_model_has_when_it_is_put_back(tmp_path, capsys):
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1, "learning_rate": 3.0}
+    trainer, plot = make_trainer(tmp_path, **best), LossPlot(tmp_path / "loss.png")
+    trainer.add_callback(plot)
+    trainer.add_callback(StopAt(13, plot))
+    trainer.train(resume_from_checkpoint=where_to_begin(trainer))
+    kept = trainer.state.best_global_step
+    assert trainer.state.global_step == 13 and kept < 13
+    trainer.save_model(str(tmp_path / "adapter"))
+    keep_record(trainer, tmp_path / "adapter")
+    assert read_record(tmp_path / "adapter")["steps"] == kept
+    assert stopped_text(13, 15, kept) == f"<b>Stopped after step 13 of 15. The model is that of step {kept}, whose validation loss was the lowest.</b>"
 
 
 class Bomb:
