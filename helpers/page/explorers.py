@@ -4,17 +4,22 @@ from __future__ import annotations
 import html
 import inspect
 import threading
+from base64 import encodebytes
 from collections.abc import Callable
 from traceback import format_exception
+from weakref import WeakKeyDictionary
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 from IPython import get_ipython
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 from peft.helpers import rescale_adapter_scale
 
 from helpers.ask.answers import stream_answer
 
 ONE_AT_A_TIME = threading.RLock()
+SERVES = WeakKeyDictionary()  # control -> what it calls
 COLUMN = '<b>{name}</b><div style="border-left:3px {line} #6e7781;padding-left:8px;white-space:pre-wrap;min-height:3em">{text}</div>'
 WAIT = "A cell is running, perhaps on this model. Ask again when it has ended."
 
@@ -22,39 +27,59 @@ WAIT = "A cell is running, perhaps on this model. Ask again when it has ended."
 def explore(function: Callable, **controls) -> widgets.VBox:
     """Return controls over what function(**values) returns, made anew at every move; no label is cut.
 
-    controls: as for ipywidgets.interact; a default of the function is where its control begins. function returns a text,
-    or what a cell shows as its last line: a table, a picture of helpers.page. Its error appears in that place. (What it
-    prints or displays is not caught: ipywidgets' way to do that leaves a control dead where two moves overlap.)
+    controls: as for ipywidgets.interact, fixed(...) too; a default of the function is where its control begins. function
+    returns a text, or what a cell shows as its last line: a table, a picture of helpers.page. Its error appears in that
+    place. (What it prints or displays is not caught: ipywidgets' way to do that leaves a control dead where two moves
+    overlap.) Raises ValueError for a control that the function does not take, or that nothing can be made of.
     """
-    defaults = inspect.signature(function).parameters
-    chosen = {name: widgets.interactive.widget_from_abbrev(given, defaults[name].default) for name, given in controls.items()}
-    place = widgets.Output()
+    chosen = _controls(function, controls)
+    place, shown = widgets.Output(), [control for control in chosen.values() if isinstance(control, widgets.DOMWidget)]
 
     def move(change=None) -> None:
         with ONE_AT_A_TIME:  # JupyterLab answers widgets in threads beside the cells, and pyplot serves one
             place.outputs = (_output_of(function, {name: control.value for name, control in chosen.items()}),)
 
-    for name, control in chosen.items():
-        control.description = control.description or name
+    for control in shown:
+        if before := SERVES.pop(control, None):  # a widget used once more, as when a cell is run again
+            control.unobserve(before, "value")
         control.observe(move, "value")
+        SERVES[control] = move
     move()
-    _lay_out(chosen.values())
-    return widgets.VBox([*chosen.values(), place])
+    _lay_out(shown)
+    return widgets.VBox([*shown, place])
+
+
+def _controls(function: Callable, given: dict) -> dict:
+    taken = inspect.signature(function).parameters
+    anything, chosen = any(each.kind == each.VAR_KEYWORD for each in taken.values()), {}
+    for name, abbreviation in given.items():
+        if name not in taken and not anything:
+            raise ValueError(f"the function has no argument {name!r}; it takes {', '.join(taken)}")
+        default = taken[name].default if name in taken else inspect.Parameter.empty
+        if (control := widgets.interactive.widget_from_abbrev(abbreviation, default)) is None:
+            raise ValueError(f"no control can be made of {name}={abbreviation!r}; give a range, a list, a text, a number, a bool or a widget")
+        if isinstance(control, widgets.DOMWidget):
+            control.description = control.description or name
+        chosen[name] = control
+    return chosen
 
 
 def _output_of(function: Callable, values: dict) -> dict:
     """Return what a notebook keeps of a cell, of the call instead."""
     try:
         result = function(**values)
+        if result is None:
+            result = f"{getattr(function, '__name__', 'The function')} returned nothing. Let it return what is to be seen here, in place of printing it.\n"
+        if isinstance(result, str):
+            return {"output_type": "stream", "name": "stdout", "text": result}
+        if isinstance(result, Figure):
+            plt.close(result)
+        shell = get_ipython()
+        data, metadata = (shell.display_formatter if shell else DisplayFormatter()).format(result)
+        data = {kind: encodebytes(content).decode() if isinstance(content, bytes) else content for kind, content in data.items()}
+        return {"output_type": "display_data", "data": data, "metadata": metadata}
     except Exception as error:
         return _failure(error)
-    if result is None:
-        result = f"{function.__name__} returned nothing. Let it return what is to be seen here, in place of printing it.\n"
-    if isinstance(result, str):
-        return {"output_type": "stream", "name": "stdout", "text": result}
-    shell = get_ipython()
-    data, metadata = (shell.display_formatter if shell else DisplayFormatter()).format(result)
-    return {"output_type": "display_data", "data": data, "metadata": metadata}
 
 
 def _failure(error: Exception) -> dict:

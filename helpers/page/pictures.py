@@ -41,7 +41,7 @@ def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
 def _as_html(above) -> str:
     if above is None:
         return ""
-    return above._repr_html_() if hasattr(above, "_repr_html_") else f"<p>{html.escape(above)}</p>"
+    return above._repr_html_() if hasattr(above, "_repr_html_") else f"<p>{html.escape(str(above))}</p>"
 
 
 def picture_html(figure: Figure, alt: str, trim: bool = True) -> str:

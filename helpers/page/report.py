@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.data.chat import prompt_text
-from helpers.page.pictures import picture_html
+from helpers.page.pictures import Picture, picture_html
 from helpers.training.saving import written_whole
 
 # The policy makes a browser refuse scripts and anything from outside, even if a text were not escaped.
@@ -42,9 +42,9 @@ def write_report(path: str | Path, title: str, parts: dict[str, object]) -> Path
     shows as HTML, such as the results of compare_answers and diagnose_adapter, or a list of these. Texts are escaped. A part that is no list and
     none of these is written as str() gives it.
     """
-    body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n{_as_html(part, heading)}" for heading, part in parts.items())
+    body = "\n".join(f"<h2>{html.escape(str(heading))}</h2>\n{_as_html(part, str(heading))}" for heading, part in parts.items())
     with written_whole(path) as file:
-        file.write_text(PAGE.format(title=html.escape(title), body=body), encoding="utf-8")
+        file.write_text(PAGE.format(title=html.escape(title), body=body), encoding="utf-8", errors="replace")
     return Path(path)
 
 
@@ -58,6 +58,8 @@ def _as_html(part: object, heading: str) -> str:
     if isinstance(part, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):  # else long texts end in dots
             return part.to_html(escape=True, index_names=False)
+    if isinstance(part, Picture):
+        return part.html
     if hasattr(part, "_repr_html_"):
         return part._repr_html_()
     return f"<p>{html.escape(str(part))}</p>"

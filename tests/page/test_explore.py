@@ -1,11 +1,15 @@
+import base64
 import html
+import json
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -140,6 +144,38 @@ def test_an_error_and_nothing_to_show_stand_in_the_result_s_place():
     assert (shown["output_type"], shown["ename"]) == ("error", "ZeroDivisionError") and "1 / number" in "".join(shown["traceback"])
     [shown] = explore(lambda number: None, number=(0, 2)).children[-1].outputs
     assert shown["text"] == "<lambda> returned nothing. Let it return what is to be seen here, in place of printing it.\n"
+
+
+def test_controls_of_all_kinds_and_functions_that_take_anything():
+    panel = explore(lambda number, **more: f"{number} {sorted(more)}", number=(0, 4), fixed=widgets.fixed(7), word=["a", "b"])
+    assert [child.description for child in panel.children[:-1]] == ["number", "word"]
+    assert panel.children[-1].outputs[0]["text"] == "2 ['fixed', 'word']"
+    once_more = explore(partial(lambda factor, number: factor * number, 3), number=panel.children[0])
+    panel.children[0].value = 4
+    assert once_more.children[-1].outputs[0]["data"]["text/plain"] == "12"
+    assert panel.children[-1].outputs[0]["text"].startswith("2 ")  # the widget serves the new function only
+
+
+@pytest.mark.parametrize("given, said", [({"nubmer": (0, 4)}, "no argument 'nubmer'; it takes number"), ({"number": None}, "no control can be made of number=None")])
+def test_a_control_that_does_not_fit_is_a_sentence(given, said):
+    with pytest.raises(ValueError, match=said):
+        explore(lambda number: str(number), **given)
+
+
+def test_what_is_shown_can_be_kept_in_a_notebook():
+    class Png:
+        def _repr_png_(self):
+            return b"\x89PNG"
+
+    class Bad:
+        def _repr_html_(self):
+            raise RuntimeError("no page")
+
+    figures = plt.get_fignums()
+    shown = {number: explore(lambda number, what=what: what(), number=(0, 4)).children[-1].outputs[0]
+             for number, what in enumerate((Png, plt.figure, Bad))}
+    json.dumps(shown)
+    assert base64.b64decode(shown[0]["data"]["image/png"]) == b"\x89PNG" and plt.get_fignums() == figures
 
 
 def test_two_threads_never_work_at_once():

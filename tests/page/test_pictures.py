@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from helpers.page import Picture, explore, show_plot
+from helpers.page import Picture, explore, show_plot, write_report
 
 ALT = 'A line that rises from 1 to 2, "steep" & <straight>.'
 
@@ -55,3 +55,8 @@ def test_an_explorer_shows_one_plot_a_move():
     seen.append(place.outputs)
     assert [(width(one["data"]), one["data"]["text/plain"]) for [one] in seen] == [(300, "3 inches"), (400, "4 inches")]
     assert not plt.get_fignums()
+
+
+def test_a_report_holds_a_picture_and_any_heading(tmp_path):
+    page = write_report(tmp_path / "report.html", "t", {1: Picture(line(), ALT), "odd": "half a pair: \ud800"}).read_text(encoding="utf-8")
+    assert "<h2>1</h2>" in page and '<img alt="A line that rises' in page and "half a pair: ?" in page
