@@ -20,6 +20,8 @@ RECORDS_A_STEP = (4, 2)  # as in notebook 07; two, where a small file makes too 
 BEST_KEPT = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
 TOKENS_A_BATCH = 2048  # 4 records of 512 tokens, which a laptop holds (notebook 03)
 SHARED = {"answer": "its question or its answer", "question": "its question"}  # what makes a group
+LABELS = 'if answers are labels such as yes and no, pass by="question"'
+LIKE_LABELS = 10  # records a group; so many phrasings has a fact hardly ever, and a label soon
 SMALL = 1e9  # parameters of a model that takes the course's learning rate
 
 
@@ -34,16 +36,19 @@ class Split(NamedTuple):
 def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     """Return groups of places in `records`; records of one group have an answer or a question in common.
 
-    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too. The
-    answer is the one that is learned; a record that another one goes on from belongs to it. Raises ValueError for
-    another word in by.
+    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too, unless
+    all records ask in the same words. The answer is the one that is learned; a record that another one goes on from
+    belongs to it. Raises ValueError for another word in by.
     """
     if by not in SHARED:
         raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
     shared, whole = networkx.Graph(), {turns(record["messages"]) for record in records}
     shared.add_nodes_from(range(len(records)))
+    asked = [words(said(record, "user")) for record in records]
+    if len(set(asked)) == 1:  # "Summarise.", with the text in the system message
+        asked = [words(said(record, "system") + " " + said(record, "user")) for record in records]
     for place, record in enumerate(records):
-        shared.add_edge(place, ("question", words(said(record, "user"))))
+        shared.add_edge(place, ("question", asked[place]))
         if by == "answer":
             shared.add_edge(place, ("answer", words(record["messages"][-1]["content"])))
         begun = (turns(record["messages"][:end]) for end in range(2, len(record["messages"]) + 1))
@@ -78,21 +83,24 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     for group in groups:
         if sum(map(len, chosen)) + len(group) <= wanted:
             chosen.append(group)
+    if not chosen and len(min(groups, key=len)) > MOST_HELD_OUT:
+        return Split(records, [], f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {len(min(groups, key=len)):,} records, "
+                                  f"and at most {MOST_HELD_OUT} are held out, so nothing is: {LABELS}.")
     chosen = chosen or [min(groups, key=len)]
     places = {place for group in chosen for place in group}
     train = [record for place, record in enumerate(records) if place not in places]
     heldout = [records[place] for place in sorted(places)]
     note = (f"{len(train)} records to train on, {len(heldout)} held out: {len(chosen)} of {len(groups)} groups, whole, "
             f"so that none shares {SHARED[by]} with a training record.")
-    return Split(train, heldout, " ".join(filter(None, (note, learned_note(records)))))
+    labels = f"What is held out is trained on in no wording: {LABELS}." if by == "answer" and len(records) >= LIKE_LABELS * len(groups) else ""
+    return Split(train, heldout, " ".join(filter(None, (note, labels, learned_note(records)))))
 
 
 def _too_few(records: int, groups: int, by: str) -> str:
     if records < FEWEST_RECORDS:
         return (f"{records} records are too few to hold any out: train on all, and write questions of your own "
                 f"for a test; from {FEWEST_RECORDS} records on a part can be held out.")
-    labels = 'if answers are labels such as yes and no, pass by="question"'
-    mend = labels if by == "answer" else "write more that differ"
+    mend = LABELS if by == "answer" else "write more that differ"
     return (f"A group is what shares {SHARED[by]}, and {records} records make only {groups} of them, so nothing "
             f"is held out: {mend}.")
 

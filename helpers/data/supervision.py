@@ -5,9 +5,8 @@ import html
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from helpers.data.chat import encode_chat, end_ids
-
-IGNORED = -100  # the label that carries no loss, in PyTorch's cross entropy and in every collator
+from helpers.data.chat import end_ids
+from helpers.data.rows import IGNORED, compare_with_records, count_row, labels_of, plain_ids
 
 
 class SupervisionError(ValueError):
@@ -33,12 +32,15 @@ class SupervisionReport:
     rows_without_eos: int  # rows whose last supervised token, white space apart, is not one that stops generation
     masked_eos_rows: int  # those of them in which such a token is there, but hidden from the loss
     learned: int = 0  # answers that carry loss
+    other_labels: int = 0  # rows with a label that is neither -100 nor the token at its place
     trainable: int | None = None  # numbers of the model that training changes
     largest_id: int = 0
     table: int | None = None  # rows of the model's embedding table
     dropped_rows: int | None = None
     cut_answers: int | None = None
     prefix_mismatches: int | None = None  # rows that begin otherwise than each prompt that is sent when the model is asked
+    questions_learned: int = 0  # of rows that begin with a prompt, those in which it carries loss, but not everywhere
+    answers_unknown: int = 0  # those that go on as no record with this prompt does
     control_token_rows: int | None = None
     replies: int | None = None  # different answers in the records
     mends: dict[str, str] = field(default_factory=dict)  # advice that is followed already -> what to do instead
@@ -78,10 +80,13 @@ class SupervisionReport:
                  self.mends.get(EVERYTHING, EVERYTHING) if self.supervised_tokens else NOTHING),
         ]
         faults = [
-            (self.dropped_rows, "rows dropped", DROPPED),
+            (self.dropped_rows, "rows dropped", self.mends.get(DROPPED, DROPPED)),
             (self.cut_answers, "answers cut by max_length", CUT),
             (self.rows_without_eos, "rows whose answer does not end in EOS", self.mends.get(MASKED, MASKED) if self.masked_eos_rows else NO_EOS),
             (self.prefix_mismatches, "rows that do not begin with the prompt that is sent later", self.mends.get(MISMATCH, MISMATCH)),
+            (self.other_labels or None, "rows with a label that is not the token at its place", OTHER_LABELS),
+            (self.questions_learned or None, "rows whose question carries loss", self.mends.get(QUESTION, QUESTION)),
+            (self.answers_unknown or None, "rows whose answer is in no record with this question", UNKNOWN_ANSWER),
             (self.control_token_rows, "records with a control token in their text", CONTROL),
         ]
         lines += [Line(not count, what, f"{count:,}", advice) for count, what, advice in faults if count is not None]
@@ -120,6 +125,11 @@ MISMATCH = f'{MEND_TEMPLATE}, or give the records the column chat_template_kwarg
 OTHERWISE = "the rows are not what the chat template makes of the records (another form, or BOS twice): give prompt and completion as messages"
 FROZEN = "usually an adapter was loaded without PeftModel.from_pretrained(base, folder, is_trainable=True)"
 BEYOND = "the tokenizer has more tokens than the model has rows; call model.resize_token_embeddings(len(tokenizer)) before the adapter is made"
+OTHER_LABELS = "each label must be the id at its own place, or -100: the model itself compares it with the prediction one place earlier"
+QUESTION = "give the trainer the columns prompt and completion in place of messages, and pass no data_collator"
+COLLATOR = "the rows are right, the data_collator makes the labels anew: pass none (TRL has its own)"
+UNKNOWN_ANSWER = "question and answer may have been joined in another order than in the records; look at such a row with show_tokens"
+NOT_THERE = "max_length does not explain it: give the records that train_dataset was made from, and no others"
 ONE_REPLY = "the last answer of a conversation alone carries loss; make a row of each with one_row_a_reply(records)"
 CONTROL = "someone typed the mark of a turn or of an end; remove it, the model takes it for the real one"
 
@@ -131,84 +141,30 @@ def supervision_report(trainer, records: list[dict] | None = None) -> Supervisio
     is None. The answer of a record is its last message. Faults do not raise: call `.check()` on the report for that.
     Raises ValueError for records that can't be those of the trainer, and where a row can't be traced back to its record.
     """
-    if trainer.args.packing or trainer.args.truncation_mode != "keep_start":
+    args = trainer.args
+    if getattr(args, "packing", False) or getattr(args, "truncation_mode", "keep_start") != "keep_start":
         raise ValueError('rows can be traced only with packing=False and truncation_mode="keep_start" (both are the default)')
     ends, model = {trainer.processing_class.eos_token_id} | end_ids(getattr(trainer.model, "generation_config", None)), trainer.model
-    counts = [_count_row(trainer, row, ends) for row in trainer.train_dataset]
-    totals = [sum(column) for column in zip(*counts, strict=True)] or [0] * 5
-    known = {} if records is None else _compare_with_records(trainer, records, len(counts))
+    rows = [plain_ids(row["input_ids"]) for row in trainer.train_dataset]
+    counts, places = [], []
+    for row, ids in zip(trainer.train_dataset, rows, strict=True):
+        labels = labels_of(trainer, row, ids)
+        counts.append(count_row(trainer.processing_class, ids, labels, ends))
+        places.append([place for place, label in enumerate(labels) if label != IGNORED])
+    totals = [sum(column) for column in zip(*counts, strict=True)] or [0] * 6
+    known = {} if records is None else compare_with_records(trainer, records, rows, places)
     return SupervisionReport(
-        len(counts), *totals, mends=_mends(trainer, known.pop("by_template", True)),
+        len(counts), *totals, mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        largest_id=max((max(row["input_ids"]) for row in trainer.train_dataset), default=0),
-        table=model.get_input_embeddings().weight.shape[0], **known)
+        largest_id=max(map(max, rows), default=0), table=model.get_input_embeddings().weight.shape[0], **known)
 
 
-def _mends(trainer, by_template: bool) -> dict[str, str]:
+def _mends(trainer, by_template: bool, too_long: int | None, dropped: int | None) -> dict[str, str]:
     """Return what to do instead of advice that is followed already or does not fit."""
     row, tokenizer = next(iter(trainer.train_dataset), {}), trainer.processing_class
-    instead = {EVERYTHING: (COMPLETION, "completion_mask" in row), MASKED: (NOT_PAD, tokenizer.pad_token_id != tokenizer.eos_token_id),
+    apart, only = "completion_mask" in row or IGNORED in plain_ids(row.get("labels", ())), getattr(trainer.args, "completion_only_loss", None) is not False
+    instead = {EVERYTHING: (f"the question is learned too; {COLLATOR}" if only else COMPLETION, apart),
+               QUESTION: (COLLATOR, apart), DROPPED: (NOT_THERE, too_long is not None and dropped > too_long),
+               MASKED: (NOT_PAD, tokenizer.pad_token_id != tokenizer.eos_token_id),
                MISMATCH: (MEND_TEMPLATE if by_template else OTHERWISE, "chat_template_kwargs" in row or not by_template)}
     return {advice: other for advice, (other, fits) in instead.items() if fits}
-
-
-def _count_row(trainer, row: dict, ends: set[int]) -> tuple[int, int, bool, bool, int]:
-    """Collate one row; return its tokens, its supervised tokens, whether it lacks an end, whether one is there but hidden, and its answers.
-
-    The end is judged after the collator, for that is where a pad token that is also EOS gets hidden.
-    """
-    batch = trainer.data_collator([{key: row[key] for key in ("input_ids", "labels") if key in row}])
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    length = len(row["input_ids"])  # a collator may pad even a single row
-    places = [place for place in range(length) if labels[place] != IGNORED]
-    # Many templates write a line break after EOS; it carries loss as well, and does no harm.
-    last = next((place for place in reversed(places) if trainer.processing_class.decode(ids[place]).strip()), None)
-    ends_well = last is not None and ids[last] in ends
-    hidden = last is not None and not ends_well and not ends.isdisjoint(ids[last + 1:length])
-    return length, len(places), not ends_well, hidden, sum(place == 0 or labels[place - 1] == IGNORED for place in places)
-
-
-def _compare_with_records(trainer, records: list[dict], rows: int) -> dict[str, int]:
-    if len(records) < rows:
-        raise ValueError(f"the trainer has {rows} rows and records has {len(records)}: give the records that train_dataset was made from")
-    template_kwargs = next(iter(trainer.train_dataset), {}).get("chat_template_kwargs") or {}  # TRL keeps its column
-    traced = [_trace(trainer, record["messages"], template_kwargs) for record in records]
-    dropped, whole = len(records) - rows, sum(lost == "whole" for lost, _ in traced)
-    return {
-        "dropped_rows": dropped,
-        "replies": len({str(messages[:end]) for record in records if (messages := record["messages"])
-                        for end, message in enumerate(messages, start=1) if message["role"] == "assistant"}),
-        # an answer lost as a whole is a dropped row, unless the question carries loss too and keeps the row alive
-        "cut_answers": sum(lost == "part" for lost, _ in traced) + max(0, whole - dropped),
-        "prefix_mismatches": _begin_otherwise(trainer, records),
-        "by_template": any(mismatch for _, mismatch in traced),
-        "control_token_rows": sum(_has_control_token(trainer.processing_class, record["messages"]) for record in records),
-    }
-
-
-def _begin_otherwise(trainer, records: list[dict]) -> int:
-    """Count the rows, in whatever order, that begin with no prompt which generate_answers would send for a record; a cut row may end in it."""
-    prompts = {tuple(encode_chat(trainer.processing_class, record["messages"][:-1], add_generation_prompt=True)["input_ids"]) for record in records}
-    lengths, rows = {len(prompt) for prompt in prompts}, [tuple(row["input_ids"]) for row in trainer.train_dataset]
-    other = [row for row in rows if not any(row[:length] in prompts for length in lengths)]
-    return sum(len(row) >= max(lengths) or not any(prompt[:len(row)] == row for prompt in prompts) for row in other)
-
-
-def _trace(trainer, messages: list[dict], template_kwargs: dict) -> tuple[str, bool]:
-    """Return how much of the answer max_length cuts off ("", "part" or "whole"), and whether the prompt is no prefix.
-
-    The prompt is the one that is sent when the model is asked, the whole record is written as the trainer writes it.
-    """
-    prompt = encode_chat(trainer.processing_class, messages[:-1], add_generation_prompt=True)["input_ids"]
-    template = getattr(trainer, "chat_template", None)  # TRL trains some models with a mended template of its own
-    whole = encode_chat(trainer.processing_class, messages, template_kwargs, chat_template=template)["input_ids"]
-    start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
-    eos = trainer.processing_class.eos_token_id
-    end = max((place + 1 for place in range(start, len(whole)) if whole[place] == eos), default=len(whole))
-    limit = len(whole) if trainer.args.max_length is None else trainer.args.max_length
-    return "" if limit >= end else "part" if limit > start else "whole", start < len(prompt)
-
-
-def _has_control_token(tokenizer, messages: list[dict]) -> bool:
-    marks = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return any(mark in message["content"] for message in messages for mark in marks)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from IPython.display import HTML
 
 from helpers.data.chat import encode_chat
-from helpers.data.supervision import IGNORED, SupervisionError, SupervisionReport, supervision_report
+from helpers.data.rows import IGNORED
+from helpers.data.supervision import SupervisionError, SupervisionReport, supervision_report
 
 __all__ = ["SupervisionError", "SupervisionReport", "record_tokens", "show_record", "show_tokens", "supervision_report",
            "token_groups", "token_kinds", "what_is_lost"]

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.data.rows import COLLATED
 from helpers.model.weights import base_dtype, base_hash
 
 RECORD_FILE, GENERATION_FILE = "training_record.json", "generation_config.json"
-# What a collator turns into a batch: a row may have its texts beside it, which none can pad.
-COLLATED = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids", "token_type_ids"}
 
 
 @contextmanager

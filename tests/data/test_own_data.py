@@ -31,7 +31,7 @@ from helpers.data.own_data import (
     suggest_split,
 )
 from helpers.data.supervision import supervision_report
-from helpers.data.wording import leaked_questions, words
+from helpers.data.wording import leaked_questions, said, words
 from helpers.model.hardware import training_precision
 from helpers.page.labels import plot_labels
 from helpers.page.report import write_report
@@ -433,3 +433,29 @@ def test_plain_text_leaves_the_fonts_as_they_are(own_fonts_only):
     before = list(plt.rcParams["font.family"])
     plot_labels(["Where is it?", "naïve café"])
     assert plt.rcParams["font.family"] == before
+
+
+def labelled(number, labels):
+    return [record(f"Ticket {place}: {'word ' * (place % 7)}", labels[place % len(labels)]) for place in range(number)]
+
+
+def test_a_split_that_holds_out_a_whole_label_says_so():
+    records = labelled(200, ["billing", "delivery", "returns", "login", "other"])
+    by_answer, by_question = suggest_split(records), suggest_split(records, by="question")
+    assert 'if answers are labels such as yes and no, pass by="question"' in by_answer.note
+    assert "labels" not in by_question.note
+    assert {said(each, "assistant") for each in by_question.heldout} == {"billing", "delivery", "returns", "login", "other"}
+
+
+def test_no_more_is_held_out_than_promised():
+    records = labelled(2000, ["billing", "delivery", "returns", "login", "other"])
+    split = suggest_split(records)
+    assert split.heldout == [] and split.train == records and "has 400 records, and at most 100 are held out, so nothing is" in split.note
+    assert len(suggest_split(records, by="question").heldout) <= 100
+
+
+def test_texts_in_the_system_message_are_what_differs_where_all_ask_the_same():
+    records = [{"messages": [{"role": "system", "content": f"Text number {place}."}, {"role": "user", "content": "Summarise."},
+                             {"role": "assistant", "content": f"Number {place}."}]} for place in range(20)]
+    split = suggest_split(records)
+    assert len(split.heldout) == 4 and len(split.train) == 16

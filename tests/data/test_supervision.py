@@ -1,9 +1,16 @@
 """supervision_report against what TRL's own trainer prepares, with the real tokenizer and a tiny random model."""
 import copy
+import time
 
 import pytest
 import torch
-from transformers import DataCollatorForLanguageModeling
+from datasets import Dataset
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainingArguments,
+)
 
 from helpers.data.tokens import SupervisionError, supervision_report
 
@@ -318,3 +325,106 @@ def test_reporting_leaves_the_random_numbers_of_training_alone(make_trainer):
     before = torch.get_rng_state()
     supervision_report(trainer, RECORDS)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def tokenized(tokenizer, labels_of, records=RECORDS):
+    """Rows with labels of one's own: labels_of(ids, length of the prompt, place of the user's end, place of the answer's)."""
+    rows = []
+    for record in records:
+        ids = tokenizer.apply_chat_template(record["messages"])["input_ids"]
+        prompt, _, end = lengths(tokenizer, record)
+        asked = max(place for place in range(prompt) if ids[place] == tokenizer.eos_token_id)
+        rows.append({"input_ids": ids, "labels": labels_of(ids, prompt, asked, end)})
+    return rows
+
+
+UNTOUCHED = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+
+
+@pytest.mark.parametrize("labels_of", [
+    lambda ids, prompt, asked, end: ([-100] * prompt + ids[prompt:])[1:] + [-100],  # shifted by hand
+    lambda ids, prompt, asked, end: [-100] * prompt + [7] * (end - prompt) + ids[end:],
+], ids=["shifted", "another token"])
+def test_labels_are_the_tokens_at_their_place(make_trainer, tokenizer, labels_of):
+    report = supervision_report(make_trainer(tokenized(tokenizer, labels_of), **UNTOUCHED), RECORDS)
+    assert report.other_labels == 3 and not report.ok and "! rows with a label that is not the token at its place: 3" in str(report)
+
+
+def test_a_question_that_is_learned_in_place_of_the_answer(make_trainer, tokenizer):
+    rows = tokenized(tokenizer, lambda ids, prompt, asked, end: ids[:asked + 1] + [-100] * (len(ids) - asked - 1))
+    report = supervision_report(make_trainer(rows, **UNTOUCHED), RECORDS)
+    assert report.questions_learned == 3 and report.other_labels == 0 and not report.ok
+
+
+def test_a_collator_that_learns_the_question_again_is_named(make_trainer, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = other.bos_token
+    collator = DataCollatorForLanguageModeling(other, mlm=False)
+    report = supervision_report(make_trainer(split_all(RECORDS), data_collator=collator), RECORDS)
+    assert report.questions_learned == 3 and "the data_collator makes the labels anew" in str(report)
+
+
+def test_answers_of_other_questions_are_noticed(make_trainer):
+    turned = [{"prompt": one["messages"][:-1], "completion": other["messages"][-1:]}
+              for one, other in zip(RECORDS, RECORDS[1:] + RECORDS[:1], strict=True)]
+    report = supervision_report(make_trainer(turned), RECORDS)
+    assert report.answers_unknown == 3 and not report.ok
+
+
+def test_several_learned_replies_are_no_learned_question(make_trainer, tokenizer):
+    talk = [{"messages": RECORDS[0]["messages"] + RECORDS[1]["messages"]}] * 3
+
+    def both(ids, prompt, asked, end):
+        first = len(tokenizer.apply_chat_template(RECORDS[0]["messages"][:1], add_generation_prompt=True)["input_ids"])
+        until = len(tokenizer.apply_chat_template(RECORDS[0]["messages"])["input_ids"])
+        return [-100] * first + ids[first:until] + [-100] * (prompt - until) + ids[prompt:]
+
+    report = supervision_report(make_trainer(tokenized(tokenizer, both, talk), **UNTOUCHED), talk)
+    assert report.questions_learned == report.answers_unknown == 0 and report.ok
+
+
+def test_padding_on_the_left_is_no_fault(make_trainer, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.padding_side = "left"
+    trainer = make_trainer(tokenized(tokenizer, lambda ids, prompt, asked, end: [-100] * prompt + ids[prompt:]),
+                           data_collator=DataCollatorForSeq2Seq(other, pad_to_multiple_of=64), **UNTOUCHED)
+    report = supervision_report(trainer, RECORDS)
+    assert report.ok and report.supervised_tokens == supervision_report(make_trainer(split_all(RECORDS)), RECORDS).supervised_tokens
+
+
+def test_rows_as_tensors_are_the_same_rows(make_trainer):
+    trainer = make_trainer(split_all(RECORDS))
+    trainer.train_dataset = trainer.train_dataset.with_format("torch", columns=["input_ids", "labels"], output_all_columns=True)
+    assert supervision_report(trainer, RECORDS).ok
+
+
+def test_records_that_were_held_out_are_not_called_dropped_by_max_length(make_trainer):
+    report = supervision_report(make_trainer(split_all(RECORDS[:2])), RECORDS)
+    assert report.dropped_rows == 1 and "max_length does not explain it" in str(report) and "the prompt alone fills" not in str(report)
+
+
+def test_a_limit_that_was_not_applied_cuts_nothing(make_trainer, tokenizer):
+    rows = tokenized(tokenizer, lambda ids, prompt, asked, end: [-100] * prompt + ids[prompt:])
+    assert supervision_report(make_trainer(rows, max_length=8, **UNTOUCHED), RECORDS).cut_answers == 0
+
+
+@pytest.mark.parametrize("record", [{"prompt": "a", "completion": "b"}, {"messages": []}, {"messages": RECORDS[0]["messages"][1:]}])
+def test_records_that_are_none_are_named(make_trainer, record):
+    with pytest.raises(ValueError, match=r"^records\[1\] has no question and answer under messages"):
+        supervision_report(make_trainer(split_all(RECORDS)), [RECORDS[0], record, RECORDS[1]])
+
+
+def test_a_trainer_of_transformers_is_examined_too(make_trainer, tokenizer, tmp_path):
+    rows = tokenized(tokenizer, lambda ids, prompt, asked, end: [-100] * prompt + ids[prompt:])
+    trainer = Trainer(make_trainer(split_all(RECORDS)).model, TrainingArguments(str(tmp_path), report_to="none"),
+                      DataCollatorForSeq2Seq(tokenizer), Dataset.from_list(rows), processing_class=tokenizer)
+    assert supervision_report(trainer, RECORDS).ok
+
+
+def test_rows_that_match_nothing_do_not_take_for_ever(make_trainer, tokenizer):
+    plain = [{"input_ids": [*range(100 + number % 50, 130 + number % 50)], "labels": [*range(100 + number % 50, 130 + number % 50)]}
+             for number in range(4000)]
+    records = [*RECORDS, chat("word " * 60, "Yes."), *(chat(f"Number {number}?", "Yes.") for number in range(4000))]
+    start = time.perf_counter()
+    report = supervision_report(make_trainer(plain, **UNTOUCHED), records)
+    assert report.prefix_mismatches == 4000 and time.perf_counter() - start < 60
