@@ -18,10 +18,11 @@ class WrongUse(Exception):
 
 def prepare() -> bool:
     """Fetch the base model once, convert it, and print its folder."""
-    from helpers.model.base_model import BaseModelError, base_model_path
+    from helpers.model.base_model import BaseModelError, base_model_path, fetch_snapshot
 
     try:
-        print(base_model_path())
+        model = base_model_path()
+        print(model if Path(model).is_dir() else fetch_snapshot(model))  # a name of the hub, to be fetched now and not on the first page
     except (BaseModelError, KeyboardInterrupt) as error:
         return _failed(error if str(error) else STOPPED)
     return True
@@ -107,10 +108,13 @@ def kit(folder: str) -> bool:
 
 def render(folder: Path, executed: Path | None) -> bool:
     """Build the rendered edition: the executed course as pages that need neither a network nor Jupyter."""
-    from helpers.tools.rendered_edition import build
+    from helpers.tools.rendered_edition import RenderError, build
 
-    build(folder, executed)
-    return True
+    try:
+        failed = build(folder, executed)
+    except RenderError as error:
+        raise WrongUse(str(error)) from error
+    return not failed or _failed(f"{', '.join(failed)}: a cell failed there; the pages show it")
 
 
 def _first_line(error: Exception) -> str:

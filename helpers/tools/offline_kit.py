@@ -37,23 +37,35 @@ def pack(folder: str | Path) -> Path:
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{folder} exists and is not an empty folder; nothing is overwritten, so give the name of a new folder.")
-    part = folder.with_name(f"{folder.name}.part")
+    if folder.is_symlink():
+        raise KitError(f"{folder} is a link; give the folder that it points to, or another name.")
+    # An empty folder may be a stick, which can't be replaced, or the only place that is yours: there the kit is packed inside.
+    part = folder / "kit.part" if folder.exists() else folder.with_name(f"{folder.name}.part")
     if part.exists():
         raise KitError(f"{part} exists: another run is packing, or one was killed; if none is running, delete that folder and start again.")
-    _check_disk(folder)
+    _check_disk(part)
     try:
         part.mkdir(parents=True)
+    except OSError as error:  # another run may have begun this moment: its folder is not ours to remove
+        raise KitError(_not_written(folder, error)) from error
+    try:
         copy_course(part / "course")
         fetch_wheels(part / "wheels")
         (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
         if folder.exists():
-            folder.rmdir()  # the empty one; Windows does not replace it
-        part.replace(folder)
+            for made in part.iterdir():
+                made.replace(folder / made.name)
+        else:
+            part.replace(folder)
     except OSError as error:
-        raise KitError(f"{folder}: writing the kit failed ({error.strerror or error}); is the disk full, or the folder not yours?") from error
+        raise KitError(_not_written(folder, error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _not_written(folder: Path, error: OSError) -> str:
+    return f"{folder}: writing the kit failed ({error.strerror or error}); is the disk full, or the folder not yours?"
 
 
 def _large_torch() -> bool:
@@ -97,7 +109,7 @@ def copy_course(target: Path) -> None:
         raise KitError(f"{', '.join(missing)}: missing here, and part of the course; clone or unpack the course again.")
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target / name)
+        shutil.copyfile(ROOT / name, target / name)  # without the rights: from a read-only course a learner could save nothing
 
 
 def install_lines(system: str, python: str) -> tuple[str, str]:

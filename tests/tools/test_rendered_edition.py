@@ -10,7 +10,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_tools import ROOT
 
-from helpers.tools.rendered_edition import VIEW, build, setting, static, write_page
+from helpers.tools.rendered_edition import VIEW, RenderError, build, setting, static, write_page
 
 FIRST = """# 00 First
 
@@ -143,6 +143,54 @@ def test_folded_code_is_behind_a_line_and_its_output_is_not(site):
     [(hidden, shown)] = re.findall(r"<details><summary>Code</summary>(.*?)</details>(.*)", page(site, "02_third.html"), re.DOTALL)
     assert "assert" in hidden and "seen" in shown and "assert" not in shown
     assert "<summary>Code" not in page(site, "01_second.html")
+
+
+def notebooks_in(folder, **named):
+    """Return a folder with these notebooks: name -> its cells, already run, or bytes that are none."""
+    folder.mkdir()
+    for name, made in named.items():
+        file = folder / f"{name.replace('__', ' ')}.ipynb"
+        file.write_bytes(made if isinstance(made, bytes) else nbformat.writes(new_notebook(cells=made)).encode())
+    return folder
+
+
+def test_links_to_headings_lead_there(tmp_path):
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": [new_markdown_cell("# 00 A\n\n[down](#Far-below), [there](01_b.ipynb#1-What-is-it)")],
+                                                "01_b": [new_markdown_cell("# 01 B\n\n## 1 What is it")]})
+    assert build(tmp_path / "site", notebooks, notebooks) == []
+    assert 'href="01_b.html#1-What-is-it"' in page(tmp_path / "site", "00_a.html") and 'id="1-What-is-it"' in page(tmp_path / "site", "01_b.html")
+
+
+def test_a_learner_s_own_page_and_the_drafts_that_jupyterlab_keeps(tmp_path):
+    notebooks = notebooks_in(tmp_path / "n", **{"20_meine__Übung": [new_markdown_cell("# a | b")]})
+    notebooks_in(notebooks / ".ipynb_checkpoints", **{"20_meine__Übung-checkpoint": [new_markdown_cell("# old")]})
+    build(tmp_path / "site", notebooks, notebooks)
+    assert not (tmp_path / "site" / ".ipynb_checkpoints").exists()
+    index = page(tmp_path / "site", "index.html")
+    assert ">a | b</a>" in index and 'href="20_meine%20%C3%9Cbung.html"' in index
+
+
+def test_a_page_on_which_a_cell_failed_is_named(tmp_path):
+    cell = new_code_cell("1/0", outputs=[new_output("error", ename="ZeroDivisionError", evalue="division by zero", traceback=["no"])])
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": [new_markdown_cell("# 00 A"), cell]})
+    assert build(tmp_path / "site", notebooks, notebooks) == ["00_a.ipynb"]
+
+
+@pytest.mark.parametrize("made", [b"", b'{"cells": [', b"[]", b"\xff\xfe", b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+                                  [], [new_markdown_cell("")], [new_markdown_cell("# A"), new_code_cell("1/0")]])
+def test_what_is_no_page_is_a_sentence_with_its_file(tmp_path, made):
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": made})
+    with pytest.raises(RenderError, match=r"00_a\.ipynb: .*mend|00_a\.ipynb: its first cell is empty"):
+        build(tmp_path / "site", None, notebooks)
+
+
+def test_a_folder_that_is_none_starts_nothing(tmp_path):
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": [new_markdown_cell("# 00 A")]})
+    with pytest.raises(RenderError, match="there is no such folder"):
+        build(tmp_path / "site", tmp_path / "missing", notebooks)
+    with pytest.raises(RenderError, match="the notebooks are there"):
+        build(notebooks, None, notebooks)
+    assert not (tmp_path / "site").exists()
 
 
 def test_settings_of_controls():
