@@ -35,7 +35,7 @@ def fetch(folder: Path, *what: str) -> None:
     """
     command = [*_pip(), "download", "--only-binary", ":all:", "--disable-pip-version-check", "-d", str(folder), *what]
     # Nothing is installed, so it need not be an environment; the system's temporary folder may be small, or full.
-    own = {"PIP_REQUIRE_VIRTUALENV": "0", "TMPDIR": str(folder.parent), "PYTHONIOENCODING": "utf-8"}
+    own = {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_NO_DEPS": "0", "TMPDIR": str(folder.parent), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(command, env=os.environ | own, stdout=subprocess.PIPE if "--quiet" in what else None, stderr=subprocess.PIPE,
                           text=True, encoding="utf-8", errors="replace")
     if done.returncode:

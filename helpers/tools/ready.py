@@ -73,6 +73,8 @@ def _or_missing(check) -> tuple[bool, str, str]:
         return False, f"the package {error.name} is missing", INSTALL
     except RuntimeError as error:  # of the base model; it says what to do
         return False, str(error), PREPARE
+    except OSError as error:  # a library of PyTorch's that is not there or does not fit this system
+        return False, f"a package can't be loaded ({error})", INSTALL
 
 
 def pinned() -> list[str]:

@@ -16,6 +16,7 @@ from helpers.training.steps import check_above_zero
 
 GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
        "which nobody can predict here.")
+SURELY_GB = 1_000  # bytes; no machine that asks here has as many gigabytes
 QLORA = "QLoRA (needs a GPU)"
 COLOURS = ("#8C8C8C", "#4C78A8", "#B279A2", "#9D755D", "#E45756", "#F58518", "#54A24B", "#BAB0AC")
 
@@ -27,13 +28,14 @@ class Fit(NamedTuple):
     memory: int
     verdict: str
 
-
 def check_fit(config, memory: int | None = None, models: dict | None = None, **settings) -> Fit:
     """Return the Fit of a fine-tune of `config` with the settings of `estimate_memory`.
 
     memory: bytes to compare with, by default what is free now. models: names and configurations that may be suggested
-    instead.
+    instead. Raises ValueError for so few bytes that gigabytes were meant.
     """
+    if memory is not None and memory < SURELY_GB:
+        raise ValueError(f"memory is {memory} bytes; if you mean {memory} GB, write {memory}e9")
     config = read_config(config)  # once: it takes longer than an estimate
     needs = estimate_memory(config, **settings)
     memory = psutil.virtual_memory().available if memory is None else memory

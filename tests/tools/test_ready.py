@@ -1,4 +1,5 @@
 """The readiness page, under real conditions: a wrong pin, a folder that can't be written, a bare Python, a full disk."""
+import ctypes
 import os
 import re
 import shutil
@@ -138,3 +139,8 @@ def test_the_table_in_a_notebook_shows_text_as_text():
     shown = table._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "mend &amp; try" in shown and "unused" not in shown
     assert "Not ready yet: base model." in shown and str(table).splitlines()[1] == "  mend & try"
+
+
+def test_a_library_that_cannot_be_loaded_is_a_line_of_the_page():
+    ok, found, todo = ready._or_missing(lambda: ctypes.CDLL("libtorch_that_is_not_there.so"))
+    assert not ok and found.startswith("a package can't be loaded (") and "libtorch_that_is_not_there" in found and todo == ready.INSTALL

@@ -95,3 +95,8 @@ def test_the_second_look_at_a_model_is_quick():
     start = time.process_time()
     check_fit(LARGE, 1000, **SETTINGS | {"batch_size": 3, "length": 512})
     assert time.process_time() - start < 0.2
+
+
+def test_gigabytes_in_place_of_bytes_are_noticed():
+    with pytest.raises(ValueError, match="memory is 16 bytes; if you mean 16 GB, write 16e9"):
+        check_fit(SMALL, 16)
