@@ -34,6 +34,9 @@ STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :i
 SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none } .jp-RenderedMarkdown :is(p, li) { max-width: none; font-size: 150% }
 @media screen { .jp-Cell { min-height: 97vh; scroll-snap-align: start } } .jp-Cell:not(:last-child) { break-after: page }
 .jp-RenderedMarkdown :is(img, svg) { height: 75vh !important; width: auto; max-width: 100%; object-fit: contain }</style>"""
+# Makes a browser refuse scripts, frames and anything from outside, even where an output asks for them.
+POLICY = ("<head><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; font-src data:; "
+          "style-src 'unsafe-inline'\">")
 PICTURE = re.compile(r"<img\b[^>]*>|<svg\b.*?</svg>|!\[[^\]]*\]\([^)]+\)", re.DOTALL)
 
 
@@ -140,7 +143,7 @@ def write_page(notebook: nbformat.NotebookNode, file: Path, folder: Path, style:
     title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(folder)}})
     page = re.sub(r'<a class="anchor-link".*?</a>', "", page)  # the sign; with exclude_anchor_links the headings would have no ids
-    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", style + STYLE, 1)
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE).replace("</head>", style + STYLE, 1).replace("<head>", POLICY, 1)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
 

@@ -1,8 +1,11 @@
 """The rendered edition, built from a small course that is really executed."""
 import re
 import shutil
+from base64 import b64encode
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import nbformat
 import pytest
@@ -145,6 +148,9 @@ def test_folded_code_is_behind_a_line_and_its_output_is_not(site):
     assert "<summary>Code" not in page(site, "01_second.html")
 
 
+DOT = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><rect width="8" height="8"/></svg>'
+
+
 def notebooks_in(folder, **named):
     """Return a folder with these notebooks: name -> its cells, already run, or bytes that are none."""
     folder.mkdir()
@@ -168,6 +174,35 @@ def test_a_learner_s_own_page_and_the_drafts_that_jupyterlab_keeps(tmp_path):
     assert not (tmp_path / "site" / ".ipynb_checkpoints").exists()
     index = page(tmp_path / "site", "index.html")
     assert ">a | b</a>" in index and 'href="20_meine%20%C3%9Cbung.html"' in index
+
+
+def test_a_browser_runs_and_fetches_nothing_that_an_output_asks_for(tmp_path, browser):
+    """A picture beside the page and one within it are shown; a handler, a frame and a style sheet from outside are not."""
+    hits = []
+
+    class Count(BaseHTTPRequestHandler):
+        def do_GET(self):
+            hits.append(self.path)
+
+    server = HTTPServer(("127.0.0.1", 0), Count)
+    Thread(target=server.serve_forever, daemon=True).start()
+    outside = f"http://127.0.0.1:{server.server_port}"
+    asked = (f'<img alt="x" src="{outside}/picture.png" onerror="document.title = 1"><iframe src="{outside}/frame"></iframe>'
+             f'<link rel="stylesheet" href="{outside}/style.css">')
+    cells = [new_markdown_cell("# 00 A\n\n![dot](images/dot.svg)"), new_code_cell("1", outputs=[new_output("display_data", {"text/html": asked}),
+             new_output("display_data", {"text/html": f'<img alt="y" src="data:image/svg+xml;base64,{b64encode(DOT).decode()}">'})])]
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": cells})
+    (notebooks / "images").mkdir()
+    (notebooks / "images" / "dot.svg").write_bytes(DOT)
+    build(tmp_path / "site", notebooks, notebooks)
+    shown = browser.new_page()
+    shown.goto((tmp_path / "site" / "00_a.html").as_uri())
+    shown.wait_for_timeout(500)
+    widths = shown.evaluate("() => Object.fromEntries([...document.images].map(image => [image.alt, image.naturalWidth]))")
+    assert widths == {"dot": 8, "x": 0, "y": 8} and shown.title() != "1"
+    assert not hits
+    shown.close()
+    server.shutdown()
 
 
 def test_a_page_on_which_a_cell_failed_is_named(tmp_path):
@@ -238,7 +273,7 @@ def test_slides_are_stepped_through_by_keyboard_and_printed_one_to_a_page(site, 
 def audit(browser, axe):
     """A function that returns what axe finds in the page of a file."""
     def look(file) -> list[str]:
-        shown = browser.new_page()
+        shown = browser.new_page(bypass_csp=True)  # axe is a script
         shown.goto(file.as_uri())
         found = axe(shown)
         shown.close()
