@@ -17,6 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "Activate the course's environment, then run in its folder: pip install -r requirements.txt"
 PREPARE = 'Run the section "The model" of notebook 00, or: python -m helpers prepare'
+KERNEL = "run `jupyter kernelspec remove python3`; then this environment's own kernel takes its place"
 PYTHON = ((3, 11), (3, 14))  # from, and below
 MEMORY, DISK = 3e9, 1e9  # bytes: training at its peak with a little to spare; preparing the model takes 0.9 GB
 REFERENCE_SPEED, REFERENCE_MINUTES = 150e9, 2  # the two cores on which the course's minutes were measured; training in 07
@@ -107,8 +108,14 @@ def _installed(name: str) -> str | None:
 def _jupyterlab() -> tuple[bool, str, str]:
     import ipykernel  # noqa: F401  a notebook needs both
     import jupyterlab
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    return True, f"{jupyterlab.__version__}, run by {sys.executable}", INSTALL
+    try:
+        kernel = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return False, "there is no kernel python3", INSTALL
+    here = not Path(kernel).is_absolute() or Path(kernel).absolute().parent == Path(sys.executable).absolute().parent
+    return here, f"{jupyterlab.__version__}, run by {sys.executable}" if here else f"its kernel python3 is another Python, {kernel}", KERNEL
 
 
 def _base_model() -> tuple[bool, str, str]:

@@ -1,5 +1,6 @@
 """The readiness page, under real conditions: a wrong pin, a folder that can't be written, a bare Python, a full disk."""
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -144,3 +145,13 @@ def test_the_table_in_a_notebook_shows_text_as_text():
 def test_a_library_that_cannot_be_loaded_is_a_line_of_the_page():
     ok, found, todo = ready._or_missing(lambda: ctypes.CDLL("libtorch_that_is_not_there.so"))
     assert not ok and found.startswith("a package can't be loaded (") and "libtorch_that_is_not_there" in found and todo == ready.INSTALL
+
+
+def test_a_kernel_of_another_environment_is_named(tmp_path):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    other = str(tmp_path / "venv" / "bin" / "python")
+    (kernel / "kernel.json").write_text(json.dumps({"argv": [other, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "x"}))
+    ask = [sys.executable, "-c", "from helpers.tools.ready import _jupyterlab; print(*_jupyterlab(), sep='|')"]
+    said = [subprocess.run(ask, env=os.environ | more, capture_output=True, text=True, check=True).stdout for more in ({}, {"JUPYTER_PATH": str(tmp_path)})]
+    assert said[0].startswith("True|") and said[1].startswith(f"False|its kernel python3 is another Python, {other}|run `jupyter kernelspec remove")
