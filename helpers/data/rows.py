@@ -13,17 +13,21 @@ def plain_ids(values) -> tuple[int, ...]:
     return tuple(values.tolist() if hasattr(values, "tolist") else values)
 
 
+def collate(trainer, row: dict) -> dict:
+    """Return the batch that the trainer's collator makes of one row."""
+    return trainer.data_collator([{key: row[key] for key in COLLATED if row.get(key) is not None}])
+
+
 def labels_of(trainer, row: dict, ids: tuple[int, ...]) -> tuple[int, ...]:
     """Return the labels of a row after the collator: there a pad token that is also EOS gets hidden. Its padding is left out."""
-    batch = trainer.data_collator([{key: row[key] for key in COLLATED if row.get(key) is not None}])
+    batch = collate(trainer, row)
     collated, labels = plain_ids(batch["input_ids"][0]), plain_ids(batch["labels"][0])
     start = 0 if collated[:len(ids)] == ids else len(collated) - len(ids)  # padded on the left
     return labels[start:start + len(ids)]
 
 
-def count_row(tokenizer, ids: tuple[int, ...], labels: tuple[int, ...], ends: set[int]) -> tuple[int, int, bool, bool, int, bool]:
+def count_row(tokenizer, ids: tuple[int, ...], labels: tuple[int, ...], places: list[int], ends: set[int]) -> tuple[int, int, bool, bool, int, bool]:
     """Return a row's tokens, its supervised tokens, whether it lacks an end, whether one is there but hidden, its answers, and wrong labels."""
-    places = [place for place, label in enumerate(labels) if label != IGNORED]
     # Many templates write a line break after EOS; it carries loss as well, and does no harm.
     last = next((place for place in reversed(places) if tokenizer.decode(ids[place]).strip()), None)
     ends_well = last is not None and ids[last] in ends

@@ -149,8 +149,8 @@ def supervision_report(trainer, records: list[dict] | None = None) -> Supervisio
     counts, places = [], []
     for row, ids in zip(trainer.train_dataset, rows, strict=True):
         labels = labels_of(trainer, row, ids)
-        counts.append(count_row(trainer.processing_class, ids, labels, ends))
         places.append([place for place, label in enumerate(labels) if label != IGNORED])
+        counts.append(count_row(trainer.processing_class, ids, labels, places[-1], ends))
     totals = [sum(column) for column in zip(*counts, strict=True)] or [0] * 6
     known = {} if records is None else compare_with_records(trainer, records, rows, places)
     return SupervisionReport(

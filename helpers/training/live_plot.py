@@ -17,7 +17,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from helpers.training.saving import written_whole
+from helpers.training.saving import best_step, written_whole
 
 SECONDS_BETWEEN_PICTURES = 1.0
 DRAWING_SHARE = 0.1  # of the time of training, at most: a slow machine draws less often
@@ -102,8 +102,7 @@ class LossPlot(TrainerCallback):
                 print(f"The picture could not be written to {self.path}: {error}. Training is not affected.")
 
     def _stopped_text(self, args, state) -> str:
-        best = args.load_best_model_at_end and state.best_global_step
-        return stopped_text(state.global_step, state.max_steps, best or None) if self.stopped else ""
+        return stopped_text(state.global_step, state.max_steps, best_step(args, state)) if self.stopped else ""
 
     def stop(self) -> None:
         """Ask training to end after the step that it is in; any thread may call this."""

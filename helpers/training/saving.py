@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.data.rows import COLLATED
+from helpers.data.rows import collate
 from helpers.model.weights import base_dtype, base_hash
 
 RECORD_FILE, GENERATION_FILE = "training_record.json", "generation_config.json"
@@ -60,15 +60,13 @@ def supervised_tokens(trainer) -> int:
     Each row of the trainer's own tokenized dataset goes through its own collator, and the labels that are not -100 are
     counted, but for the first of a row: the loss compares each label with the prediction made one token earlier.
     """
-    rows = ({key: value for key, value in row.items() if key in COLLATED} for row in trainer.train_dataset)
-    one_pass = sum(int((trainer.data_collator([row])["labels"][..., 1:] != -100).sum()) for row in rows)
+    one_pass = sum(int((collate(trainer, row)["labels"][..., 1:] != -100).sum()) for row in trainer.train_dataset)
     return round(one_pass * (trainer.state.epoch or 0))
 
 
-def steps_kept(trainer) -> int:
-    """Return the step whose weights the trained model has: the last one, or the best where the trainer has put that back."""
-    best = trainer.args.load_best_model_at_end and trainer.state.best_global_step
-    return best or trainer.state.global_step
+def best_step(args, state) -> int | None:
+    """Return the step whose weights the trainer puts back at the end, or None where it keeps the last one's."""
+    return state.best_global_step or None if args.load_best_model_at_end else None
 
 
 def keep_record(trainer, folder: str | Path) -> Path:
@@ -80,7 +78,8 @@ def keep_record(trainer, folder: str | Path) -> Path:
     path = adapter_folder(folder) / RECORD_FILE
     if generation := getattr(trainer.model, "generation_config", None):
         path.with_name(GENERATION_FILE).write_text(generation.to_json_string(), encoding="utf-8")
-    record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": steps_kept(trainer),
+    steps = best_step(trainer.args, trainer.state) or trainer.state.global_step
+    record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": steps,
               "supervised_tokens": supervised_tokens(trainer)}
     with written_whole(path) as file:
         file.write_text(json.dumps(record, indent=2), encoding="utf-8")
