@@ -6,10 +6,16 @@ import sys
 import warnings
 from pathlib import Path
 
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with the user's home folder in place of `~`; where there is none, it stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  pathlib's raises there
+
+
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 _chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")
-if not _chosen or Path(os.path.expanduser(_chosen)).is_dir():  # noqa: PTH111  pathlib's raises where there is no home
+if not _chosen or at_home(_chosen).is_dir():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders

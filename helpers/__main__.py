@@ -57,7 +57,7 @@ def check(file: str) -> bool:
 
 def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     """Say whether training changed anything in a saved LoRA adapter (PEFT's format, whatever wrote it), and if not, why."""
-    folder = Path(base).expanduser()
+    folder = helpers.at_home(base)
     if not folder.is_dir() and helpers.HUB_OFFLINE is None:  # before anything imports the hub's library, which reads it once
         os.environ.pop("HF_HUB_OFFLINE", None)  # the base is on the hub, and nobody but the course asked to stay away from it
     from helpers.training.saving import adapter_folder, read_record
@@ -150,7 +150,8 @@ def main() -> int:
     options = vars(_parser().parse_args())
     try:
         status = int(not options.pop("command")(**options))
-        sys.stdout.flush()
+        if sys.stdout:  # `>&-` closes it
+            sys.stdout.flush()
         return status
     except WrongUse as error:
         print(error, file=sys.stderr)

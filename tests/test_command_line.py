@@ -1,5 +1,6 @@
 """`python -m helpers`: what it says, and the exit status that a script can use: 0 well, 1 a fault, 2 wrong use."""
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -65,6 +66,19 @@ def test_where_nobody_reads_the_output_it_ends_without_a_traceback(tmp_path):
     process.stdout.close()  # as `| true` does
     assert process.wait(60) == 1 and process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no shell of Unix")
+def test_where_there_is_no_output_the_status_still_tells():
+    for file, status in ((ROOT / "data" / "train.jsonl", 0), (ROOT / "pyproject.toml", 1)):
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "helpers", "check", file], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == status and not done.stderr
+
+
+def test_a_home_folder_that_nobody_has_is_a_sentence():
+    for words in (("check", "~nosuchuser/x.jsonl"), ("diagnose", "~nosuchuser/x", "--base", "x"), ("render", "x", "~nosuchuser/x")):
+        status, text, complaint = command(*words)
+        assert status == 2 and not text and "~nosuchuser/x" in complaint and complaint.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

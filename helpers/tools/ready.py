@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +95,26 @@ def _packages() -> tuple[bool, str, str]:
     wanted = [Requirement(line) for line in pinned()]
     wrong = [f"{one.name} {_installed(one.name) or 'is missing'} (wanted {one.specifier})" for one in wanted
              if not one.specifier.contains(_installed(one.name) or "0", prereleases=True)]
+    wrong = wrong or _misfits([one.name for one in wanted])
     return not wrong, "; ".join(wrong) or f"all {len(wanted)} as requirements.txt has them", INSTALL
+
+
+def _misfits(names: list[str]) -> list[str]:
+    """Return what installed packages need of others, and of these in turn, and do not find, such as "numpy 1.0 (torch needs >=2)"."""
+    from packaging.requirements import Requirement
+
+    found, looked_at = [], set()
+    while names:
+        looked_at.add(name := names.pop())
+        for one in map(Requirement, requires(name) or ()):
+            if one.marker and not one.marker.evaluate({"extra": ""}):
+                continue
+            there = _installed(one.name)
+            if not there or not one.specifier.contains(there, prereleases=True):
+                found.append(f"{one.name} {there or 'is missing'} ({name} needs {one.specifier or 'it'})")
+            elif one.name not in looked_at:
+                names.append(one.name)
+    return sorted(set(found))
 
 
 def _installed(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+
+from helpers import at_home
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 VIEW, STATE = (f"application/vnd.jupyter.widget-{part}+json" for part in ("view", "state"))
@@ -35,7 +38,8 @@ SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none
 @media screen { .jp-Cell { min-height: 97vh; scroll-snap-align: start } } .jp-Cell:not(:last-child) { break-after: page }
 .jp-RenderedMarkdown :is(img, svg) { height: 75vh !important; width: auto; max-width: 100%; object-fit: contain }</style>"""
 # Makes a browser refuse scripts, frames and anything from outside, even where an output asks for them.
-POLICY = ("<head><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; font-src data:; "
+OURS = '<meta name="generator" content="LoRA, step by step">'
+POLICY = (f"<head>{OURS}<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; font-src data:; "
           "style-src 'unsafe-inline'\">")
 PICTURE = re.compile(r"<img\b[^>]*>|<svg\b.*?</svg>|!\[[^\]]*\]\([^)]+\)", re.DOTALL)
 
@@ -50,11 +54,13 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
     executed: a folder of notebooks that were run already; what is not there, or is another version, is run. Returns the
     pages on which a cell failed. Raises RenderError for a folder that is none, and for what is no notebook.
     """
-    folder = folder.expanduser()
+    folder = at_home(folder)
     if executed is not None and not executed.is_dir():
         raise RenderError(f"{executed}: there is no such folder; give one of executed notebooks, or leave it out and they are run now")
     if folder.resolve() == notebooks.resolve():
         raise RenderError(f"{folder}: the notebooks are there; give a folder of its own for the pages")
+    if (index := folder / "index.html").exists() and OURS not in index.read_text(encoding="utf-8", errors="replace"):
+        raise RenderError(f"{index}: this page is not of the rendered edition, and would be overwritten; give a folder of its own for the pages")
     folder.mkdir(parents=True, exist_ok=True)
     if (notebooks / "images").is_dir():
         shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True, copy_function=shutil.copyfile)
@@ -87,9 +93,12 @@ def as_run(path: Path, executed: Path | None) -> nbformat.NotebookNode:
         return kept
     print(f"running {path.name}", flush=True)
     try:
-        NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
+        client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}})
+        client.execute(stderr=subprocess.DEVNULL)  # what a cell writes there is in its outputs
     except (CellExecutionError, NoSuchKernel) as error:
         raise RenderError(f"{path}: running it failed ({str(error).strip().splitlines()[-1]}); mend it, or take it out of the folder") from error
+    except AssertionError as error:  # nbclient answers Ctrl-C by ending the kernel, and then misses it
+        raise KeyboardInterrupt from error
     return notebook
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers import at_home
 from helpers.data.rows import collate
 from helpers.model.weights import base_dtype, base_hash
 
@@ -20,7 +21,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     A file replaces the one before. A folder that was there before is kept, as NAME_previous, unless it holds the same.
     """
-    path = Path(path).resolve()  # a link stays one: what it points to is replaced
+    path = at_home(path).resolve()  # a link stays one: what it points to is replaced
     part = path.with_name(f"{path.stem}.part{path.suffix}")  # beside it: a move within one disk copies nothing
     _remove(part)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def read_record(folder: str | Path) -> dict | None:
 
 def adapter_folder(folder: str | Path) -> Path:
     """Return the folder as a Path; raise ValueError with what to do if it holds no saved adapter."""
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder}: there is no adapter here (adapter_config.json is missing); "
                          "give the folder that trainer.save_model or model.save_pretrained wrote")

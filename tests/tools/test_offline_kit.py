@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from notebook_tools import NOTEBOOKS, ROOT
@@ -164,6 +165,19 @@ def test_only_the_course_s_own_files_are_packed(littered):
     assert done.returncode == 0, done.stderr
     assert files == set(COURSE_FILES.read_text(encoding="utf-8").splitlines()) and not files & set(PRIVATE)
     assert files >= {"requirements.txt", "constraints.txt", "setup.py", "data/train.jsonl", "helpers/tools/offline_kit.py", "notebooks/00_start_here.ipynb"}
+
+
+def test_a_notebook_that_was_run_is_packed_as_it_was_before(littered):
+    path = littered / "notebooks" / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="of a customer")], 7
+    notebook.metadata["widgets"] = {"state": "of a customer"}
+    nbformat.write(notebook, path)
+    done, _ = copied(littered)
+    assert done.returncode == 0, done.stderr
+    assert (littered / "kit.part" / "course" / "notebooks" / path.name).read_bytes() == (ROOT / "notebooks" / path.name).read_bytes()
+    assert "of a customer" in path.read_text(encoding="utf-8")  # theirs stays
 
 
 @pytest.mark.parametrize("name", [".env", "data/.env.local", "api_token.txt", "my.pem", "id_rsa", "helpers/client_secret.json"])

@@ -61,6 +61,16 @@ def test_a_wrong_pin_and_a_missing_package_are_named(course):
     assert "(wanted ==90." in lines["packages"][1] and "no-such-package is missing" in lines["packages"][1] and "pip install" in lines["packages"][1]
 
 
+def test_what_a_package_needs_and_has_in_another_version_is_named(course, tmp_path):
+    for name, made in (("numpy", "1.0"), ("jinja2", "99.0")):  # as an older or a newer one lies where Python looks first
+        (folder := tmp_path / "first" / f"{name}-{made}.dist-info").mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {made}\n", encoding="utf-8")
+    status, lines = page(course, PYTHONPATH=str(tmp_path / "first"))
+    sign, found = lines["packages"]
+    assert status == 1 and sign == "✗" and "numpy 1.0 (transformers needs" in found and "pip install" in found
+    assert "jinja2 99.0" not in found  # nobody says that it is too new
+
+
 @pytest.mark.slow
 def test_a_python_without_any_package_gets_the_page_as_well(course, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)

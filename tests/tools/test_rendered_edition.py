@@ -1,6 +1,11 @@
 """The rendered edition, built from a small course that is really executed."""
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from base64 import b64encode
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 import nbformat
+import psutil
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -226,6 +232,32 @@ def test_a_folder_that_is_none_starts_nothing(tmp_path):
     with pytest.raises(RenderError, match="the notebooks are there"):
         build(notebooks, None, notebooks)
     assert not (tmp_path / "site").exists()
+
+
+def test_somebody_s_own_index_is_not_overwritten_and_ours_is(tmp_path):
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": [new_markdown_cell("# 00 A")]})
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("<html>mine</html>", encoding="utf-8")
+    with pytest.raises(RenderError, match="would be overwritten"):
+        build(tmp_path / "site", None, notebooks)
+    assert [file.name for file in (tmp_path / "site").iterdir()] == ["index.html"]
+    assert build(tmp_path / "new", notebooks, notebooks) == build(tmp_path / "new", notebooks, notebooks) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_ctrl_c_while_a_notebook_runs_ends_with_a_word_and_leaves_no_kernel(tmp_path):
+    begun = tmp_path / "begun"
+    cell = f"from pathlib import Path; import os, time; Path({str(begun)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    notebooks = notebooks_in(tmp_path / "n", **{"00_a": [new_markdown_cell("# 00 A"), new_code_cell(cell)]})
+    code = (f"import sys, functools; from pathlib import Path; import helpers.__main__ as line; from helpers.tools import rendered_edition as edition; "
+            f"edition.build = functools.partial(edition.build, notebooks=Path({str(notebooks)!r})); sys.exit(line.main())")
+    process = subprocess.Popen([sys.executable, "-c", code, "render", str(tmp_path / "site")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (begun.exists() and begun.read_text()) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    complaint = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and complaint.endswith("Stopped.\n") and "Traceback" not in complaint
+    assert not psutil.pid_exists(int(begun.read_text()))
 
 
 def test_settings_of_controls():
