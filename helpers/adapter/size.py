@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from torch import nn
+from transformers.pytorch_utils import Conv1D  # GPT-2's, which keeps its weight as [inputs, outputs]
 
 BYTES = 4  # of one float32 number
 TRAINING_NUMBERS = 4  # for each trained parameter: itself, its gradient, and two that AdamW keeps
@@ -25,8 +26,8 @@ class LoraSize(NamedTuple):
 def linear_shapes(model: nn.Module) -> Shapes:
     """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
     head = model.get_output_embeddings()
-    return {name: (layer.in_features, layer.out_features) for name, layer in model.named_modules()
-            if isinstance(layer, nn.Linear) and layer is not head}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head}
+    return {name: tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features) for name, layer in layers.items()}
 
 
 def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -34,12 +35,14 @@ def copy_of(model, written=()):
     """Return a copy that shares the memory of the model's weights, but for the base weights named in `written`.
 
     In it, layers may be switched and merged, and an adapter that writes into these weights may be loaded: PEFT's safe
-    merge gives a layer a new weight. A forward that someone put on a module is left out: TRL's calls the first model.
+    merge gives a layer a new weight. A forward that someone put on a module is left out, TRL's calls the first model, and
+    so are hooks, which may write down what they see.
     """
     memo = {id(buffer): buffer for buffer in model.buffers()}
     for name, weight in model.named_parameters():
         if type(weight) is torch.nn.Parameter and plain_name(name) not in written:  # packed ones are small, and packed anew when they are used
             memo[id(weight)] = torch.nn.Parameter(weight.detach(), weight.requires_grad)
+    memo |= {id(hooks): OrderedDict() for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
     made = copy.deepcopy(model, memo)
     for module in made.modules():
         if "forward" in vars(module) and not isinstance(module.forward, functools.partial):  # a partial moves data between devices

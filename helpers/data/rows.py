@@ -26,14 +26,14 @@ def labels_of(trainer, row: dict, ids: tuple[int, ...]) -> tuple[int, ...]:
     return labels[start:start + len(ids)]
 
 
-def count_row(tokenizer, ids: tuple[int, ...], labels: tuple[int, ...], places: list[int], ends: set[int]) -> tuple[int, int, bool, bool, int, bool]:
-    """Return a row's tokens, its supervised tokens, whether it lacks an end, whether one is there but hidden, its answers, and wrong labels."""
+def count_row(tokenizer, ids: tuple[int, ...], labels: tuple[int, ...], places: list[int], ends: set[int]) -> tuple[int, int, bool, bool, bool, int]:
+    """Return a row's tokens, its supervised tokens, whether it lacks an end, whether one is there but hidden, wrong labels, and its answers."""
     # Many templates write a line break after EOS; it carries loss as well, and does no harm.
     last = next((place for place in reversed(places) if tokenizer.decode(ids[place]).strip()), None)
     ends_well = last is not None and ids[last] in ends
     hidden = last is not None and not ends_well and not ends.isdisjoint(ids[last + 1:])
     answers = sum(place == 0 or labels[place - 1] == IGNORED for place in places)
-    return len(ids), len(places), not ends_well, hidden, answers, any(labels[place] != ids[place] for place in places)
+    return len(ids), len(places), not ends_well, hidden, any(labels[place] != ids[place] for place in places), answers
 
 
 def compare_with_records(trainer, records: list[dict], rows: list[tuple], places: list[list[int]]) -> dict[str, int]:

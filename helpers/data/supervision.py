@@ -31,8 +31,8 @@ class SupervisionReport:
     supervised_tokens: int
     rows_without_eos: int  # rows whose last supervised token, white space apart, is not one that stops generation
     masked_eos_rows: int  # those of them in which such a token is there, but hidden from the loss
-    learned: int = 0  # answers that carry loss
     other_labels: int = 0  # rows with a label that is neither -100 nor the token at its place
+    learned: int = 0  # answers that carry loss, in rows that differ
     trainable: int | None = None  # numbers of the model that training changes
     largest_id: int = 0
     table: int | None = None  # rows of the model's embedding table
@@ -42,6 +42,7 @@ class SupervisionReport:
     questions_learned: int = 0  # of rows that begin with a prompt, those in which it carries loss, but not everywhere
     answers_unknown: int = 0  # those that go on as no record with this prompt does
     control_token_rows: int | None = None
+    empty_sets: int = 0  # sets to validate with in which no row is left
     replies: int | None = None  # different answers in the records
     mends: dict[str, str] = field(default_factory=dict)  # advice that is followed already -> what to do instead
 
@@ -88,10 +89,11 @@ class SupervisionReport:
             (self.questions_learned or None, "rows whose question carries loss", self.mends.get(QUESTION, QUESTION)),
             (self.answers_unknown or None, "rows whose answer is in no record with this question", UNKNOWN_ANSWER),
             (self.control_token_rows, "records with a control token in their text", CONTROL),
+            (self.empty_sets or None, "sets to validate with that have no row left", DROPPED),
         ]
         lines += [Line(not count, what, f"{count:,}", advice) for count, what, advice in faults if count is not None]
         learned = self.learned if self.supervised_share < 1 else self.replies
-        if self.replies and self.replies > self.rows + (self.dropped_rows or 0):
+        if self.replies and self.replies > min(learned, self.rows) + (self.dropped_rows or 0):
             lines.append(Line(learned >= self.replies, "answers learned", f"{learned:,} of {self.replies:,}", ONE_REPLY))
         if self.table is not None:
             lines.append(Line(self.largest_id < self.table, "largest token id", f"{self.largest_id:,}, of a table of {self.table:,}", BEYOND))
@@ -146,15 +148,17 @@ def supervision_report(trainer, records: list[dict] | None = None) -> Supervisio
         raise ValueError('rows can be traced only with packing=False and truncation_mode="keep_start" (both are the default)')
     ends, model = {trainer.processing_class.eos_token_id} | end_ids(getattr(trainer.model, "generation_config", None)), trainer.model
     rows = [plain_ids(row["input_ids"]) for row in trainer.train_dataset]
-    counts, places = [], []
+    counts, places, learned = [], [], {}
     for row, ids in zip(trainer.train_dataset, rows, strict=True):
         labels = labels_of(trainer, row, ids)
         places.append([place for place, label in enumerate(labels) if label != IGNORED])
-        counts.append(count_row(trainer.processing_class, ids, labels, places[-1], ends))
-    totals = [sum(column) for column in zip(*counts, strict=True)] or [0] * 6
+        *count, learned[ids, labels] = count_row(trainer.processing_class, ids, labels, places[-1], ends)
+        counts.append(count)
+    totals = [sum(column) for column in zip(*counts, strict=True)] or [0] * 5
     known = {} if records is None else compare_with_records(trainer, records, rows, places)
+    held_out = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     return SupervisionReport(
-        len(counts), *totals, mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
+        len(counts), *totals, sum(learned.values()), empty_sets=sum(hasattr(rows, "__len__") and len(rows) == 0 for rows in held_out.values()), mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         largest_id=max(map(max, rows), default=0), table=model.get_input_embeddings().weight.shape[0], **known)
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from helpers.training.memory import MemoryEstimate, estimate_memory, read_config
+from helpers.training.memory import MemoryEstimate, as_dtype, estimate_memory, read_config
 from helpers.training.steps import check_above_zero
 
 GPU = ("QLoRA runs on a GPU: compare with the GPU's memory, and leave room for what its allocator adds,\n"
@@ -27,6 +27,7 @@ class Fit(NamedTuple):
     needs: MemoryEstimate
     memory: int
     verdict: str
+
 
 def check_fit(config, memory: int | None = None, models: dict | None = None, **settings) -> Fit:
     """Return the Fit of a fine-tune of `config` with the settings of `estimate_memory`.
@@ -55,7 +56,7 @@ def changes(settings: dict) -> list[tuple[str, dict]]:
         found.append(("LoRA instead of full fine-tuning", {"method": "lora"}))
     if length > 64:
         found.append((f"records of at most {length // 2} tokens", {"length": length // 2}))
-    if settings.get("dtype", torch.float32).itemsize > 2:
+    if as_dtype(settings.get("dtype", torch.float32)).itemsize > 2:
         found.append(("bfloat16 (slow on most CPUs)", {"dtype": torch.bfloat16}))
     if method != "qlora":
         found.append((QLORA, {"method": "qlora", "dtype": torch.bfloat16}))

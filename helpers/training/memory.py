@@ -55,12 +55,25 @@ def read_config(source):
     """Return the configuration from a config.json, a model folder or a hub id; one that is loaded already stays as it is."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(source) if isinstance(source, str | Path) else source
+    try:
+        return AutoConfig.from_pretrained(source) if isinstance(source, str | Path) else source
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no configuration can be read there ({_first_line(error)}); give a config.json, a model's folder, "
+                         "or its name on the hub") from error
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return the number format that a name such as "bfloat16" means."""
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def estimate_memory(
     config, *, method: str = "lora", target_modules: str | list[str] = "all-linear", r: int = 8, batch_size: int = 4,
-    length: int = 64, supervised: float = 0.25, dtype: torch.dtype = torch.float32, checkpointing: bool = False,
+    length: int = 64, supervised: float = 0.25, dtype: torch.dtype | str = torch.float32, checkpointing: bool = False,
     process_bytes: int = PROCESS_BYTES,
 ) -> MemoryEstimate:
     """Return the MemoryEstimate of training with SFTTrainer and AdamW on a CPU; no weights are loaded or fetched.
@@ -68,12 +81,16 @@ def estimate_memory(
     config: a model's configuration, or where it lies; its layers are taken to be alike. length: tokens of the longest
     record; supervised: the share of all places that carries loss. "qlora" counts the layers in 4 bits; it needs a GPU,
     whose allocator is not in here, as little as the peak of loading in another format than the file's.
-    Raises ValueError when a setting makes no sense.
+    Raises ValueError when a setting makes no sense, and for what is no dense causal language model of text alone.
     """
     check_above_zero(r=r, batch_size=batch_size, length=length, supervised=supervised)
     if method not in METHODS:
         raise ValueError(f'method is "{method}": give one of {", ".join(METHODS)}')
-    config = read_config(config)
+    config, dtype = read_config(config), as_dtype(dtype)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{config.model_type} is no causal language model: its memory can't be predicted here")
+    if config.get_text_config() is not config:
+        raise ValueError(f"{config.model_type} reads more than text: pass config.get_text_config() for the memory of its language part alone")
     text = json.dumps(config.to_dict(), default=str, sort_keys=True)
     targets = target_modules if isinstance(target_modules, str) else tuple(target_modules)
     one, two = (_measure(text, count, method, targets, r, dtype) for count in (1, 2))
@@ -151,8 +168,12 @@ def _saved_bytes(model, length: int) -> int:
 
     tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
     mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
-    with _FlashAttention(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.base_model(input_ids=tokens, attention_mask=mask, position_ids=tokens, use_cache=False)
+    try:
+        with _FlashAttention(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model.base_model(input_ids=tokens, attention_mask=mask, position_ids=tokens, use_cache=False)
+    except Exception as error:  # a mixture of experts, for instance, asks the numbers where to go, and here are none
+        raise ValueError(f"{model.config.model_type}: its memory can't be predicted without its weights ({_first_line(error)}); this is possible "
+                         "for models of which every layer takes part in every token") from error
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     return sum(storage.nbytes() for address, storage in saved.items() if address not in own)
 

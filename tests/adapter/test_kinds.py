@@ -80,6 +80,16 @@ def test_a_copy_takes_no_memory_and_computes_by_itself(make_sft_trainer):
     assert called, "a plain copy would do: TRL no longer puts its forward on the model"
 
 
+def test_hooks_of_somebody_s_own_see_nothing_of_it(tmp_path):
+    model, seen = trained_model(), []
+    for module in (model, model.get_submodule("base_model.model.model.layers.0")):
+        module.register_forward_hook(lambda *call: seen.append(call))
+        module.register_forward_pre_hook(lambda *call: seen.append(call))
+    assert diagnose(model, saved=save(model, tmp_path / "adapter", "")).verdict == "trained" and not seen
+    model.eval()(torch.arange(5)[None])
+    assert len(seen) == 4  # and theirs still work
+
+
 def test_an_update_of_a_packed_base_is_measured_against_the_weights_in_it(tmp_path):
     model = set_b(get_peft_model(packed(tmp_path), config()), 0.01)
     whole = set_b(get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), config()), 0.01)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from helpers.adapter.size import linear_shapes, lora_map, lora_size, select_layers
 
@@ -27,6 +27,14 @@ def test_predicts_what_peft_builds_and_saves(model, r, target_modules, tmp_path)
     assert size.file_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
     layer = adapted.get_submodule("base_model.model." + adapted.targeted_module_names[0])
     assert size.scaling == layer.scaling["default"]
+
+
+@pytest.mark.parametrize("target_modules", [["c_attn"], ["c_fc", "attn.c_proj"], "all-linear"], ids=str)
+def test_gpt_2_keeps_its_weights_the_other_way_round(target_modules):
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_embd=24, n_layer=2, n_head=2, vocab_size=50))
+    size = lora_size(linear_shapes(model), 3, 6, target_modules)
+    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=target_modules, task_type="CAUSAL_LM"))
+    assert (size.layers, size.parameters) == (len(adapted.targeted_module_names), adapted.get_nb_trainable_parameters()[0])
 
 
 @pytest.mark.parametrize("target_modules", [*TARGETS, []], ids=str)

@@ -79,6 +79,13 @@ def test_all_masked_by_a_tiny_max_length(make_trainer):
         report.check()
 
 
+def test_a_set_to_validate_with_that_max_length_empties_is_named(make_trainer):
+    trainer = make_trainer(split_all(RECORDS))
+    for left, shown in (([], True), (split_all(RECORDS), False), ({"a": [], "b": [1]}, True), (None, False)):
+        trainer.eval_dataset = left
+        assert ("! sets to validate with that have no row left: 1" in str(supervision_report(trainer, RECORDS))) == shown
+
+
 def test_labels_that_hide_everything(make_trainer):
     rows = [{"input_ids": [10, 11], "labels": [-100, -100]}]
     report = supervision_report(make_trainer(rows, dataset_kwargs={"skip_prepare_dataset": True}))
@@ -233,6 +240,9 @@ def test_of_several_replies_the_last_one_is_learned(turns, make_trainer):
     report = supervision_report(make_trainer(split_all(rows)), rows)  # one row a reply: the advice is followed
     assert (report.learned, report.replies) == (turns, turns) and report.ok
     assert "answers learned" not in str(report)
+    several = [record] * 5  # copies hide nothing
+    assert f"! answers learned: 1 of {turns} (" in str(supervision_report(make_trainer(split_all(several)), several))
+    assert "answers learned" not in str(supervision_report(make_trainer(split_all(rows * 5)), rows * 5))
     everything = supervision_report(make_trainer([record]), [record])
     assert f"✓ answers learned: {turns} of {turns}" in str(everything)
 

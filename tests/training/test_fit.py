@@ -4,7 +4,7 @@ import time
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import Gemma3Config, LlamaConfig, MixtralConfig, T5Config
 
 from helpers.training.fit import changes, check_fit, plot_fit
 from helpers.training.memory import estimate_memory
@@ -95,6 +95,19 @@ def test_the_second_look_at_a_model_is_quick():
     start = time.process_time()
     check_fit(LARGE, 1000, **SETTINGS | {"batch_size": 3, "length": 512})
     assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize(("config", "reason"), [
+    (Gemma3Config(), r"gemma3 reads more than text: pass config\.get_text_config\(\)"), (T5Config(), "t5 is no causal language model"),
+    (MixtralConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=64), "mixtral: its memory can't be predicted without its weights"),
+    ("no/such folder", "no/such folder: no configuration can be read there")], ids=lambda value: type(value).__name__)
+def test_what_no_memory_is_predicted_for_is_named(config, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_fit(config, 10**9)
+
+
+def test_a_number_format_may_be_given_by_its_name():
+    assert check_fit(SMALL, 10**8, dtype="bfloat16") == check_fit(SMALL, 10**8, dtype=torch.bfloat16)
 
 
 def test_gigabytes_in_place_of_bytes_are_noticed():
