@@ -79,14 +79,14 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
         return Split(records, [], " ".join(filter(None, (_too_few(len(records), len(groups), by), learned_note(records)))))
     random.Random(seed).shuffle(groups)
-    wanted, chosen = min(round(share * len(records)), MOST_HELD_OUT), []
+    wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
     for group in groups:
         if sum(map(len, chosen)) + len(group) <= wanted:
             chosen.append(group)
-    if not chosen and len(min(groups, key=len)) > MOST_HELD_OUT:
-        return Split(records, [], f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {len(min(groups, key=len)):,} records, "
+    if not chosen and len(smallest) > MOST_HELD_OUT:
+        return Split(records, [], f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {len(smallest):,} records, "
                                   f"and at most {MOST_HELD_OUT} are held out, so nothing is: {LABELS}.")
-    chosen = chosen or [min(groups, key=len)]
+    chosen = chosen or [smallest]
     places = {place for group in chosen for place in group}
     train = [record for place, record in enumerate(records) if place not in places]
     heldout = [records[place] for place in sorted(places)]

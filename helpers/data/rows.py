@@ -1,6 +1,8 @@
 """Trace a trainer's tokenized rows back to the records that they were made from, and look at their labels."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helpers.data.chat import encode_chat
 
 # What a collator turns into a batch: a row may have its texts beside it, which none can pad.
@@ -51,8 +53,8 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
     limit = limit and max(limit, *map(len, rows), 0)  # rows that were tokenized elsewhere may not have been cut
     traced = [_trace(trainer, record["messages"], template_kwargs, limit) for record in records]
     dropped, too_long = len(records) - len(rows), sum(lost == "whole" for _, _, lost, _ in traced)
-    begin = _Prompts(traced)
-    known = [(row, where, begin.length_in(row)) for row, where in zip(rows, places, strict=True)]
+    prompts, wholes = _Texts(prompt for prompt, *_ in traced), _Texts(whole for _, whole, *_ in traced)
+    known = [(row, where, _length_of_prompt(row, prompts)) for row, where in zip(rows, places, strict=True)]
     single = {prompt for (prompt, *_), record in zip(traced, records, strict=True)
               if sum(message["role"] == "assistant" for message in record["messages"]) == 1}
     return {
@@ -64,31 +66,29 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
         "prefix_mismatches": sum(length is None for _, _, length in known),
         "questions_learned": sum(len(where) < len(row) and row[:length] in single and bool(where) and where[0] < length
                                  for row, where, length in known if length),
-        "answers_unknown": sum(not begin.knows(row) for row, _, length in known if length),
+        "answers_unknown": sum(row not in wholes for row, _, length in known if length),
         "by_template": any(mismatch for *_, mismatch in traced),
         "control_token_rows": sum(_has_control_token(trainer.processing_class, record["messages"]) for record in records),
     }
 
 
-class _Prompts:
-    """The prompts that are sent when the model is asked, and the whole records; rows, cut or not, are looked up in them."""
+class _Texts:
+    """Tokenized texts, among which a row is found that is one of them or, cut, the beginning of one."""
 
-    def __init__(self, traced: list[tuple]) -> None:
-        self.prompts, self.wholes = {prompt for prompt, *_ in traced}, {whole for _, whole, *_ in traced}
-        self.lengths, self._cut = sorted(set(map(len, self.prompts)), reverse=True), {}
+    def __init__(self, texts: Iterable[tuple[int, ...]]) -> None:
+        self.whole, self._cut = set(texts), {}
+        self.lengths = sorted(set(map(len, self.whole)), reverse=True)
 
-    def length_in(self, row: tuple[int, ...]) -> int | None:
-        """Return the length of the prompt that a row begins with, 0 for a row that ends within one, None for another beginning."""
-        length = next((length for length in self.lengths if row[:length] in self.prompts), None)
-        return 0 if length is None and row in self._cut_at(len(row), self.prompts, "prompts") else length
+    def __contains__(self, row: tuple[int, ...]) -> bool:
+        if len(row) not in self._cut:
+            self._cut[len(row)] = {text[:len(row)] for text in self.whole if len(text) >= len(row)}
+        return row in self._cut[len(row)]
 
-    def knows(self, row: tuple[int, ...]) -> bool:
-        return row in self.wholes or row in self._cut_at(len(row), self.wholes, "wholes")
 
-    def _cut_at(self, length: int, texts: set[tuple], name: str) -> set[tuple]:
-        if (name, length) not in self._cut:
-            self._cut[name, length] = {text[:length] for text in texts if len(text) > length}
-        return self._cut[name, length]
+def _length_of_prompt(row: tuple[int, ...], prompts: _Texts) -> int | None:
+    """Return the length of the prompt that a row begins with, 0 for a row that ends within one, None for another beginning."""
+    length = next((length for length in prompts.lengths if row[:length] in prompts.whole), None)
+    return 0 if length is None and row in prompts else length
 
 
 def _trace(trainer, messages: list[dict], template_kwargs: dict, limit: int | None) -> tuple[tuple, tuple, str, bool]:
