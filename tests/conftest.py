@@ -94,7 +94,7 @@ def axe(tmp_path_factory):
 
     def look(page, place: str = "html") -> list[str]:
         page.add_script_tag(path=str(folder / "node_modules" / "axe-core" / "axe.min.js"))
-        found = page.evaluate("place => axe.run(place)", place)["violations"]
+        found = page.evaluate("place => axe.run(place, {resultTypes: ['violations']})", place)["violations"]
         return [f"{each['id']}: {node['html'][:80]}" for each in found if each["impact"] in ("serious", "critical") for node in each["nodes"]]
 
     return look

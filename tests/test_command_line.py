@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -15,19 +17,36 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from helpers.__main__ import main
+
 COMMANDS = {"prepare", "ready", "check", "diagnose", "kit", "render"}
 
 
 def command(*words, cwd=ROOT):
-    """Run a command; return its exit status, what it printed, and its complaint, which is never a traceback."""
+    """Run a command in a process of its own; return its exit status, what it printed, and its complaint, which is never a traceback."""
     done = subprocess.run([sys.executable, "-m", "helpers", *map(str, words)], cwd=cwd, capture_output=True, text=True, encoding="utf-8")
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same as `command` in this process, where the libraries are loaded already."""
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, words)])
+        capsys.readouterr()
+        try:
+            status = main()
+        except SystemExit as end:  # argparse's
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_each_command_says_what_it_does(name):
-    status, text, _ = command(name, "--help")
+def test_each_command_says_what_it_does(name, here):
+    status, text, _ = here(name, "--help")
     assert status == 0 and "Exit status: 0 all well" in text and len(text.split("\n\n")[1]) > 40
 
 
@@ -40,8 +59,8 @@ def test_the_texts_name_only_commands_that_there_are():
 
 @pytest.mark.parametrize("words", [(), ("no-such-command",), ("check",), ("check", "no/such/file.jsonl"), ("diagnose", "x"),
                                    ("diagnose", "no/such/folder", "--base", "x"), ("kit",), ("render",), ("check", ROOT), ("check", "*.jsonl"), ("check", "https://example.org/data.jsonl")])
-def test_wrong_use_is_2_with_a_sentence(words):
-    status, text, complaint = command(*words)
+def test_wrong_use_is_2_with_a_sentence(words, here):
+    status, text, complaint = here(*words)
     assert status == 2 and not text and complaint.strip()
 
 
@@ -75,9 +94,9 @@ def test_where_there_is_no_output_the_status_still_tells():
         assert done.returncode == status and not done.stderr
 
 
-def test_a_home_folder_that_nobody_has_is_a_sentence():
+def test_a_home_folder_that_nobody_has_is_a_sentence(here):
     for words in (("check", "~nosuchuser/x.jsonl"), ("diagnose", "~nosuchuser/x", "--base", "x"), ("render", "x", "~nosuchuser/x")):
-        status, text, complaint = command(*words)
+        status, text, complaint = here(*words)
         assert status == 2 and not text and "~nosuchuser/x" in complaint and complaint.count("\n") == 1
 
 
@@ -92,7 +111,7 @@ def test_where_the_output_finds_no_room_it_says_so(tmp_path):
 
 @pytest.mark.parametrize(("line", "status", "lines"), [
     ({"messages": [{"role": "user", "content": "Where is it?" * 10}, {"role": "assistant", "content": "On Osk Island." * 20}]}, 0, 1),
-    ({"messages": [{"role": "nobody" * 1000, "content": "x" * 300}]}, 1, 4)])
+    ({"messages": [{"role": "nobody" * 100, "content": "x" * 300}]}, 1, 4)])
 def test_a_hundred_thousand_records_take_seconds_and_a_few_lines(tmp_path, line, status, lines):
     (tmp_path / "many.jsonl").write_text((json.dumps(line) + "\n") * 100_000, encoding="utf-8")
     start = time.monotonic()
@@ -115,54 +134,68 @@ def adapter(tiny_qwen3, tmp_path_factory):
     return folder
 
 
-def test_a_trained_adapter_is_0_and_an_untrained_one_is_1(adapter, tiny_qwen3, tmp_path):
+def test_a_trained_adapter_is_0_and_an_untrained_one_is_1(adapter, tiny_qwen3, tmp_path, here):
     status, text, _ = command("diagnose", adapter, "--base", tiny_qwen3, "--question", "Where is it?", "--question", "你好")
     assert status == 0 and text.startswith("trained: ") and "answers differ: " in text
     base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     get_peft_model(base, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "fresh")
-    status, text, _ = command("diagnose", tmp_path / "fresh", "--base", tiny_qwen3)
+    status, text, _ = here("diagnose", tmp_path / "fresh", "--base", tiny_qwen3)
     assert status == 1 and text.startswith("never trained: ")
 
 
-def test_where_answers_stop_is_seen_from_outside(adapter, tiny_qwen3, tmp_path):
+def test_where_answers_stop_is_seen_from_outside(adapter, tiny_qwen3, tmp_path, here):
     base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
     (base / "generation_config.json").write_text('{"eos_token_id": 0}')
-    status, text, _ = command("diagnose", folder, "--base", base)
+    status, text, _ = here("diagnose", folder, "--base", base)
     assert status == 1 and text.startswith("does not stop: ") and "answers do not stop there" in text
     shutil.copy(tiny_qwen3 / "generation_config.json", folder)  # as keep_record writes it
-    status, text, _ = command("diagnose", folder, "--base", base)
+    status, text, _ = here("diagnose", folder, "--base", base)
     assert status == 0 and "load it too" in text
 
 
-def test_older_tools_wrote_a_pickle_which_is_read_without_running_it(adapter, tiny_qwen3, tmp_path):
+def test_older_tools_wrote_a_pickle_which_is_read_without_running_it(adapter, tiny_qwen3, tmp_path, here):
     (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
     torch.save(load_file(adapter / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
-    status, text, complaint = command("diagnose", tmp_path, "--base", tiny_qwen3)
+    status, text, complaint = here("diagnose", tmp_path, "--base", tiny_qwen3)
     assert status == 0 and "saved copy: 42 of 42 matrices equal" in text, (text, complaint)
 
 
-def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp_path):
+def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp_path, here):
     base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     get_peft_model(base, IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
-    status, text, complaint = command("diagnose", tmp_path / "ia3", "--base", tiny_qwen3)
+    status, text, complaint = here("diagnose", tmp_path / "ia3", "--base", tiny_qwen3)
     assert status == 1 and not text and "only LoRA adapters can be examined" in complaint
-    status, text, complaint = command("diagnose", adapter, "--base", tmp_path)
+    status, text, complaint = here("diagnose", adapter, "--base", tmp_path)
     assert status == 2 and not text and "can't be loaded as a causal language model" in complaint
 
 
-def test_what_is_not_whole_or_not_meant_is_wrong_use_with_one_sentence(adapter, tiny_qwen3, tmp_path):
+def test_what_is_not_whole_or_not_meant_is_wrong_use_with_one_sentence(adapter, tiny_qwen3, tmp_path, here):
     base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
     (folder / "tokenizer_config.json").write_text("{")
     cut = next(base.glob("*.safetensors"))
     cut.write_bytes(cut.read_bytes()[:1000])
     for words, sentence in (((adapter, "--base", base), "can't be loaded as a causal language model"), ((adapter, "--base", adapter), "this is an adapter"),
                             ((folder, "--base", tiny_qwen3), f"{folder}: the tokenizer there can't be loaded")):
-        status, text, complaint = command("diagnose", *words)
+        status, text, complaint = here("diagnose", *words)
         assert status == 2 and not text and sentence in complaint.splitlines()[-1], complaint
 
 
 def test_a_base_on_the_hub_is_looked_for_whatever_model_the_course_uses(adapter, monkeypatch):
-    monkeypatch.setenv("BASE_MODEL", "no/such-model")
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):  # one that has no such model
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_GET = do_HEAD
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {"BASE_MODEL": "no/such-model", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "NO_PROXY": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     status, text, complaint = command("diagnose", adapter, "--base", "no/other-model")
+    server.shutdown()
     assert status == 2 and not text and "can't be loaded as a causal language model" in complaint
+    assert any("no/other-model" in path for path in asked)

@@ -148,6 +148,7 @@ def test_the_readme_of_the_data_gives_the_true_numbers():
         assert re.search(rf"`{file.name}` \| {records} \|", text), f"{file.name} has {records} records"
 
 
+@pytest.mark.slow
 def test_the_base_model_knows_the_general_answers_and_none_of_the_lighthouse(tokenizer):
     from transformers import AutoModelForCausalLM
 
