@@ -1,7 +1,7 @@
 """Answer questions with a fine-tuned model over HTTP.
 
 In this folder: MODEL=FOLDER uvicorn server:app --limit-concurrency 64
-(on Windows first `set MODEL=FOLDER`)
+(in PowerShell first $env:MODEL="FOLDER")
 """
 import asyncio
 import os
@@ -18,7 +18,7 @@ tokenizer = AutoTokenizer.from_pretrained(os.environ["MODEL"])
 # loaded once, for all requests
 model = AutoModelForCausalLM.from_pretrained(os.environ["MODEL"], dtype=torch.float32)
 control_tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
-app, one_at_a_time = FastAPI(), asyncio.Lock()
+app, one_at_a_time = FastAPI(), threading.Lock()
 
 
 class Question(BaseModel, str_strip_whitespace=True, extra="forbid"):
@@ -38,7 +38,7 @@ async def health():
 
 
 @app.exception_handler(RequestValidationError)
-async def refuse(request, error):  # one sentence; FastAPI's own answer would repeat the input
+async def refuse(request, error):  # one sentence; FastAPI's own answer would repeat the question
     fault = error.errors()[0]
     return JSONResponse({"detail": f"{fault['loc'][-1]}: {fault['msg']}"}, status_code=422)
 
@@ -56,18 +56,16 @@ async def answer(asked: Question):
 
 async def pieces(prompt, max_new_tokens):
     gone = threading.Event()  # set when the client has all of it, or has left
-    async with one_at_a_time:
-        streamer = AsyncTextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        work = asyncio.create_task(
-            asyncio.to_thread(generate, prompt, max_new_tokens, streamer, gone))
-        try:
-            async for text in streamer:
-                yield text
-            # an error in it breaks the connection off, so that the client sees it
-            await work
-        finally:
-            gone.set()
-            await asyncio.wait([work])  # the next one waits until this thread has ended
+    streamer = AsyncTextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    work = asyncio.create_task(
+        asyncio.to_thread(generate, prompt, max_new_tokens, streamer, gone))
+    try:
+        async for text in streamer:
+            yield text
+        # an error in it breaks the connection off, so that the client sees it
+        await work
+    finally:
+        gone.set()
 
 
 def generate(prompt, max_new_tokens, streamer, gone):
@@ -75,8 +73,9 @@ def generate(prompt, max_new_tokens, streamer, gone):
         return torch.tensor([gone.is_set()])
 
     try:
-        model.generate(
-            **prompt, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer,
-            pad_token_id=tokenizer.pad_token_id, stopping_criteria=[left])
+        with one_at_a_time:  # until this thread has ended, whether or not its client is there
+            model.generate(
+                **prompt, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer,
+                pad_token_id=tokenizer.pad_token_id, stopping_criteria=[left])
     finally:
         streamer.end()

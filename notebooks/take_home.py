@@ -89,7 +89,7 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     settings = SFTConfig(
-        f"{args.output}_run", num_train_epochs=4, learning_rate=1e-3,  # a larger model: 2e-4
+        f"{Path(args.output)}_run", num_train_epochs=4, learning_rate=1e-3,  # a larger model: 2e-4
         per_device_train_batch_size=2, per_device_eval_batch_size=2, max_length=512,
         warmup_steps=0.1, eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
         load_best_model_at_end=True, report_to="none", activation_checkpointing=False,
@@ -99,7 +99,8 @@ def main():
         eval_dataset=Dataset.from_list(heldout), peft_config=lora)
     whole = sum(tokenizer.eos_token_id in row["labels"] for row in trainer.train_dataset)
     if whole < len(train):
-        sys.exit(f"{len(train) - whole} of {len(train)} answers lack their end: raise max_length")
+        sys.exit(f"{len(train) - whole} of {len(train)} answers lack their end: raise max_length, "
+                 "or mend a chat template that ends them otherwise")
 
     before = [ask(trainer.model, tokenizer, row["prompt"]) for row in heldout[:20]]
     trainer.train()  # and go back to the epoch with the lowest loss on what is held out

@@ -13,7 +13,7 @@ Seconds are those of training; the pauses in which a run is scored are not count
 budget, by default five times what the course's run took. At the end memory_benchmark.py prints predicted and measured
 memory. On two quiet cores all of it takes about forty minutes.
 --exam trains the course's run with three seeds and prints its scores on data/exam.jsonl, and those of the same recipe on a
-second subject (tests/second_subject); --final prints data/exam_final.jsonl beside it. Nothing else opens that file, and
+second subject (tests/second_subject); --final prints data/exam_final.jsonl beside it. Nothing else asks what is in that file, and
 nothing is chosen by it.
 """
 import argparse

@@ -102,7 +102,7 @@ def plot_fit(fit: Fit) -> Figure:
     there, end = fit.memory / 1e9, 1.6 * start
     if there > end:
         axes.text(end, 0, f"{there:.1f} GB there →", ha="right", va="center")
-    axes.set(xlabel="memory (GB); dashed: what there is", xlim=(0, min(end, 1.15 * max(start, there))))
+    axes.set(xlabel="memory (GB)" + "; dashed: what there is" * (there <= end), xlim=(0, min(end, 1.15 * max(start, there))))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from notebook_tools import NOTEBOOKS
+from notebook_tools import FOLDER, NOTEBOOKS
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_notebooks import CELL_SECONDS, check_outputs, execute_offline
@@ -198,6 +198,15 @@ def test_train_diagnose_save_and_reload(make_trainer, folder, qwen, tiny_qwen3):
     assert AutoTokenizer.from_pretrained(place).chat_template == qwen.chat_template
     checkpoint = load_file(trainer.args.output_dir + "/checkpoint-4/adapter_model.safetensors")
     assert all(torch.equal(checkpoint[key], tensor) for key, tensor in load_file(place / "adapter_model.safetensors").items())
+
+
+def test_the_calls_of_the_cheat_sheet_run_as_they_stand(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = (FOLDER / "cheat_sheet.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names = {"path": folder, "data": Dataset.from_list([row_of(messages("one turn"))] * 4), "torch": torch, "PeftModel": PeftModel,
+             "LoraConfig": LoraConfig, "SFTConfig": SFTConfig, "SFTTrainer": SFTTrainer, "AutoModelForCausalLM": AutoModelForCausalLM}
+    exec(calls, names)
+    assert diagnose_adapter(names["model"]).verdict == "not asked"  # trained, and nothing was asked
 
 
 @pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)

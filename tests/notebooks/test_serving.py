@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import requires, version
@@ -137,6 +138,42 @@ def test_a_client_that_leaves_stops_its_answer(app, expected):
             next(reply.iter_text())
     assert asked(app[0], ASKED[1]) == expected[ASKED[1]]
     assert time.monotonic() - begin < 4 * whole
+
+
+def test_what_nobody_waits_for_any_more_is_never_computed_beside_something_else(tiny_qwen3, monkeypatch):
+    """The app in this process, its model slowed down: when clients leave, the next one waits until the thread has ended."""
+    monkeypatch.setenv("MODEL", str(tiny_qwen3))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import server
+    import uvicorn
+
+    at_once, most, count = 0, 0, threading.Lock()
+
+    def begin(*_):
+        nonlocal at_once, most
+        with count:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.5)
+
+    def end(*_):
+        nonlocal at_once
+        with count:
+            at_once -= 1
+
+    server.model.register_forward_pre_hook(begin)
+    server.model.register_forward_hook(end)
+    running = uvicorn.Server(uvicorn.Config(server.app, port=free_port(), log_level="error"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    until(lambda: running.started, 30)
+    for _ in range(4):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"http://127.0.0.1:{running.config.port}/answer", json={"question": ASKED[0]}, timeout=0.3)
+    until(lambda: not server.one_at_a_time.locked(), 60)
+    running.should_exit = True
+    thread.join(30)
+    assert most == 1 and at_once == 0 and not thread.is_alive()
 
 
 def test_no_server_stays_when_the_kernel_is_killed(tiny_qwen3, tmp_path):
