@@ -93,14 +93,13 @@ def main():
         per_device_train_batch_size=2, per_device_eval_batch_size=2, max_length=512,
         warmup_steps=0.1, eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
         load_best_model_at_end=True, report_to="none", activation_checkpointing=False,
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+        bf16=torch.cuda.is_bf16_supported(including_emulation=False))
     trainer = SFTTrainer(
         model, settings, train_dataset=Dataset.from_list(train), processing_class=tokenizer,
         eval_dataset=Dataset.from_list(heldout), peft_config=lora)
     whole = sum(tokenizer.eos_token_id in row["labels"] for row in trainer.train_dataset)
-    if whole < len(train):
-        sys.exit(f"{len(train) - whole} of {len(train)} answers lack their end: raise max_length, "
-                 "or mend a chat template that ends them otherwise")
+    if lost := len(train) - whole:
+        sys.exit(f"{lost} answers lack their end: raise max_length, or the template has another")
 
     before = [ask(trainer.model, tokenizer, row["prompt"]) for row in heldout[:20]]
     trainer.train()  # and go back to the epoch with the lowest loss on what is held out

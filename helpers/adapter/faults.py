@@ -42,7 +42,7 @@ OTHER_MENDS = {  # checks that do not decide the verdict
     "steps": "Usual cause: train() was not run with this trainer. Mend: run it.",
     "tokens with loss": "Usual cause: max_length cut the answers off, or the labels mask everything. Mend: look at one row with show_tokens.",
     "logits differ": "Usual cause: B is zero or next to it. Mend: train for more steps, or with a higher rate.",
-    "merged model": "Usual cause: 16-bit base weights, which round the merged numbers. Mend: merge into a float32 copy of the base.",
+    "merged model": "Usual cause: 16-bit base weights, which round the merged numbers. Mend: merge into a float32 copy of the base and keep it so, or keep the adapter apart.",
     "merged table": "Usual cause: the output head shares its table with the embedding, so a merge into one changes both. "
                     "Mend: do not merge this adapter, or train with the head in modules_to_save.",
 }

@@ -118,7 +118,7 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
 
     if not records:
         raise ValueError("there is no record: settings follow from the records to train on")
-    lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in records]
+    lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in [*records, *(heldout or [])]]
     readable = getattr(model.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     (limit, why_limit), small = _limit(lengths, readable), model.num_parameters() < SMALL
     a_step = next((size for size in RECORDS_A_STEP if MOST_EPOCHS * training_steps(len(records), size, 1) >= STEPS), RECORDS_A_STEP[-1])

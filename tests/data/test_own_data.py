@@ -272,6 +272,10 @@ def test_what_keeps_the_best_epoch_is_suggested_only_where_records_are_held_out(
     assert more["value"].drop(plain.index).to_dict() == {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
 
 
+def test_a_long_record_that_is_held_out_is_not_cut_either(tokenizer):
+    assert suggest_settings(PHRASINGS, tokenizer, SMALL, heldout=[record("word " * 200, "a")]).loc["max_length", "value"] == 256
+
+
 @pytest.mark.parametrize(("number", "a_step", "epochs"), [(4, 2, 4), (16, 2, 4), (20, 2, 4), (26, 2, 4), (36, 2, 3), (40, 4, 4), (155, 4, 2), (5000, 4, 2)])
 def test_two_to_four_epochs_make_enough_steps_where_they_can(tokenizer, number, a_step, epochs):
     settings = chosen([record(f"q {i}", "a") for i in range(number)], tokenizer)

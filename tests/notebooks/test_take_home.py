@@ -165,7 +165,7 @@ def test_on_every_kind_it_leaves_an_adapter_that_loads_and_knows_its_end(kind, o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "number", "sentence"), [(600, 10, "10 of 10 answers lack their end"), (1, 4, "5 different questions")])
+@pytest.mark.parametrize(("words", "number", "sentence"), [(600, 10, "10 answers lack their end"), (1, 4, "5 different questions")])
 def test_what_can_not_teach_ends_it_before_training(words, number, sentence, tiny_qwen3, tmp_path):
     records = [{"prompt": f"{place}?", "completion": "goat " * words} for place in range(number + number // 5)]
     run = run_script(write(tmp_path / "own.jsonl", records).name, tiny_qwen3, tmp_path)

@@ -34,11 +34,9 @@ You will be able to: look.
 Look twice.
 
 </details>"""
-WIDGET = """import ipywidgets
-from IPython.display import HTML, display
-def show(size=3, name="disc"):
-    display(HTML(f"<i>{name} of size {size}</i>"))
-ipywidgets.interact(show, size=(1, 9), name=["disc", "a < b"]);"""
+WIDGET = """from IPython.display import HTML
+from helpers.page import explore
+explore(lambda size=3, name="disc": HTML(f"<i>{name} of size {size}</i>"), size=(1, 9), name=["disc", "a < b"])"""
 OLD = "the output of an earlier run"
 PICTURE = """import matplotlib.pyplot as plt
 from helpers.page import show_plot
