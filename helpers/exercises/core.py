@@ -93,10 +93,13 @@ def choice(letters: str) -> Callable:
 def some_of(*options) -> Callable:
     """Return the kind "a set with some of these options, or none"."""
     def subset(answer) -> set:
-        given = [one.item() if hasattr(one, "item") else one for one in answer] if isinstance(answer, set | frozenset | list | tuple) else [...]
-        found = [next((option for option in options if near(one, option, 1e-6)), ...) for one in given]
-        _fit(answer, ... not in found, "not_a_set", options=", ".join(map(repr, options)))
-        return set(found)
+        offered = ", ".join(map(repr, options))
+        _fit(answer, isinstance(answer, set | frozenset | list | tuple) or answer == {}, "not_a_set", options=offered)
+        found = {}
+        for one in (one.item() if hasattr(one, "item") else one for one in answer):
+            found[one] = next((option for option in options if near(one, option, 1e-6)), ...)
+            _fit(one, found[one] is not ..., "not_in_set", options=offered)
+        return set(found.values())
     return subset
 
 

@@ -59,6 +59,8 @@ def check_split(answer: Callable) -> Said:
 def check_system_prompt(answer: float, tokenizer, records: list[dict], system: str) -> Said:
     """Check how many tokens all records save with a system message of our own."""
     message, count = {"role": "system", "content": system}, len(records)
+    if any(one["messages"][0]["role"] == "system" for one in records):
+        return "records_changed"
 
     def saved(size: Callable, **how) -> int:
         written = partial(tokenizer.apply_chat_template, **how)
@@ -77,6 +79,7 @@ def check_labels(answer: Callable, tokenizer, rows: list[list[int]]) -> Said:
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
     given = ids.clone()
     labels = answer(given, mask.clone())
+    labels = torch.as_tensor(labels) if hasattr(labels, "__array__") else labels  # NumPy's will do
     if not isinstance(labels, torch.Tensor) or labels.shape != ids.shape:
         return "shape", {"shape": tuple(ids.shape)}
     if not given.equal(ids):
@@ -104,7 +107,7 @@ def check_loading_peak(answer: float, parameters: float) -> Said:
     file, copy = (parameters * dtype.itemsize / 1e9 for dtype in (torch.float32, torch.bfloat16))
     peak = file + copy
     return explain(answer, peak, ONE_PER_CENT, only_the_copy=copy, only_the_file=file, copy_as_large=2 * file,
-                   in_gib=peak * 1e9 / 2**30, in_bits=8 * peak)
+                   in_gib=peak * 1e9 / 2**30, in_bits=8 * peak, in_mb=1e3 * peak, in_bytes=1e9 * peak)
 
 
 @exercise(number)
@@ -136,7 +139,8 @@ def check_rank_parameters(answer: float, shapes: Shapes, r: int) -> Said:
     sums, products = ([sum(map(kind, layers.values())) for layers in (shapes, few)] for kind in (sum, math.prod))
     exact = r * sums[0] / sums[1]
     size = lora_size(shapes, round(exact), 16, Q_AND_V).parameters
-    return explain(answer, round(exact), values={"size": size}, not_rounded=exact, not_times_r=round(exact / r),
+    return explain(answer, round(exact), values={"size": size, "ratio": exact / r}, not_rounded=exact, not_times_r=(exact / r, round(exact / r)),
+                   rounded_too_early=r * round(exact / r),
                    layers=round(r * len(shapes) / len(few)), large_matrices=round(r * products[0] / products[1]),
                    rounded_the_wrong_way=(math.floor(exact), math.ceil(exact)))
 
@@ -158,9 +162,10 @@ def check_budget(answer: LoraConfig, skeleton) -> Said:
     limit = sum(p.numel() for p in fresh.parameters()) // 100
     with torch.device("meta"):
         trained = get_peft_model(fresh, copy.deepcopy(answer)).get_nb_trainable_parameters()[0]
-    factor = answer.lora_alpha / (math.sqrt(r) if answer.use_rslora else r)
+    factor = answer.lora_alpha / r
     return first({"r": r, "trained": trained, "limit": limit, "factor": factor}, too_large=trained > limit,
-                 too_small=trained + trained // r <= limit, other_factor=not near(factor, 2) or bool(answer.alpha_pattern), right=True)
+                 too_small=trained + trained // r <= limit, other_kind=answer.use_rslora or bool(answer.alpha_pattern),
+                 other_factor=not near(factor, 2), right=True)
 
 
 @exercise(number)
@@ -197,11 +202,13 @@ def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
         return "one_side_empty"
     came_in, came_out = (sorted(json.dumps(record, sort_keys=True) for record in side) for side in (records, parts[0] + parts[1]))
     values = {"all": len(records), "train": len(parts[0]), "test": len(parts[1])}
+    if not {*came_out} <= {*came_in}:
+        return "other_records"
     if came_in != came_out:
         return "lost_or_doubled", values
     facts, asked = ({record["messages"][-1]["content"] for record in part} for part in parts)
     values |= {"both": len(facts & asked), "train_facts": len(facts), "test_facts": len(asked)}
-    return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) < len(parts[1]), right=True)
+    return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) <= len(parts[1]), right=True)
 
 
 __all__ = [name for name in dir() if name.startswith("check_")]

@@ -37,7 +37,7 @@ def check_steps(answer: float, records: int, batch_size: int, accumulation: int,
     exact = epochs * records / (batch_size * accumulation)
     return explain(answer, right, values={"each": right // epochs, "batches": batches}, counted_batches=epochs * batches,
                    one_epoch=right // epochs, rounded_down=epochs * (records // batch_size // accumulation),
-                   rounded_once=math.ceil(exact), not_rounded=exact, counted_records=epochs * records,
+                   rounded_once=math.ceil(exact), not_rounded=(exact, epochs * batches / accumulation), counted_records=epochs * records,
                    accumulation_multiplies=epochs * math.ceil(batches * accumulation))
 
 
@@ -74,7 +74,7 @@ def check_probability(answer: float, loss: float) -> Said:
         return TWO_PER_CENT(one, other) or one == round(other, 2) != 0  # as the check itself prints it
 
     return explain(answer, right, same, loss=loss, perplexity=math.exp(loss), one_minus_loss=1 - loss,
-                   loss_turned_over=1 / loss, per_cent=100 * right, base_2=2**-loss, base_10=10**-loss)
+                   loss_turned_over=1 / loss, per_cent=(100 * right, round(100 * right)), base_2=2**-loss, base_10=10**-loss)
 
 
 @exercise(number)
@@ -89,7 +89,7 @@ def check_minutes(answer: float, records: int, batch_size: int, epochs: int, min
     """Check how long a larger run will take, from the minutes that some steps took."""
     planned = training_steps(records, batch_size, 1, epochs)
     right = planned * minutes / steps
-    return explain(answer, right, TWO_PER_CENT, {"seconds": 60 * minutes / steps}, one_epoch=right / epochs,
+    return explain(answer, (right, round(right)), TWO_PER_CENT, {"seconds": 60 * minutes / steps}, one_epoch=right / epochs,
                    counted_records=right * batch_size, in_seconds=60 * right,
                    run_of_the_notebook=minutes, number_of_steps=planned)
 
@@ -101,7 +101,7 @@ def check_disk(answer: float, customers: int, base_bytes: int, adapter_bytes: in
     right = base + customers * adapter
     return explain(answer, right, ONE_PER_CENT, {"base": base, "adapter": adapter}, base_with_each=customers * (base + adapter),
                    merged=customers * base, only_adapters=customers * adapter, one_customer=base + adapter,
-                   in_bytes=right * 1e6, in_mib=right * 1e6 / 2**20)
+                   in_bytes=right * 1e6, in_mib=right * 1e6 / 2**20, in_gb=right / 1e3)
 
 
 @exercise(some_of(*FILES))
@@ -117,7 +117,7 @@ def check_to_share(answer: set) -> Said:
 @torch.no_grad()
 def check_merged_weight(answer: Callable) -> Said:
     """Check a function that merges an adapter into a weight, against PEFT."""
-    r, alpha = 2, 6
+    r, alpha = 2, 5
     config = LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -126,13 +126,14 @@ def check_merged_weight(answer: Callable) -> Said:
     layer.merge()
     given = W.clone()
     made = answer(given, A.clone(), B.clone(), alpha, r)
+    made = torch.as_tensor(made, dtype=W.dtype) if hasattr(made, "__array__") else made
     if not isinstance(made, torch.Tensor) or made.shape != W.shape:
         return "shape", {"shape": tuple(W.shape)}
     if not given.equal(W):
         return "changed_the_input"
     return explain(made, layer.base_layer.weight, partial(torch.allclose, atol=1e-5), without_factor=W + B @ A,
                    only_alpha=W + alpha * B @ A, alpha_times_r=W + alpha * r * B @ A, only_update=alpha / r * B @ A,
-                   subtracted=W - alpha / r * B @ A)
+                   subtracted=W - alpha / r * B @ A, whole_division=W + alpha // r * B @ A)
 
 
 @exercise(function)
@@ -155,7 +156,8 @@ def check_is_right(answer: Callable) -> Said:
              ("part_of_a_word", "I know it because of the goat.", "Au"), ("part_of_a_word", "August is hot.", "Au"),
              ("part_of_a_word", "It stands on a plateau.", "Au"), ("any_sign", "It weighs 355 tonnes.", "3.5"),
              ("beginning_and_end", "Osk Island", "Osk Island"), ("beginning_and_end", "It is Au", "Au"), ("bracket", "(Au)", "Au"),
-             ("sign_taken_away", "It weighs 3.5 tonnes.", "3.5"), ("other_order", "On the island of Osk.", "Osk Island")]
+             ("sign_taken_away", "It weighs 3.5 tonnes.", "3.5"), ("other_order", "On the island of Osk.", "Osk Island"), ("sign_dropped", "It weighs 35 tonnes.", "3.5"),
+             ("sign_dropped", "Chapter 3, 5 tonnes.", "3.5")]
     given = [answer(text, phrase) for _, text, phrase in cases]
     if all(each is None for each in given):
         raise Unfit("not_yet", {})

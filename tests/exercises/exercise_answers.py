@@ -20,8 +20,9 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "def ids(messages): return tokenizer.apply_chat_template(messages)['input_ids']",
         ["saved_tokens = total(lambda m: len(ids(m))) / len(records)", "saved_tokens = -total(lambda m: len(ids(m)))",
          "saved_tokens = total(lambda m: len(text(m).split()))", "saved_tokens = total(lambda m: len(text(m)))",
-         "saved_tokens = total(lambda m: len(tokenizer.apply_chat_template(m)))"],
-        "saved_tokens = 5"),
+         "saved_tokens = total(lambda m: len(tokenizer.apply_chat_template(m)))",
+         "kept, saved_tokens, records = records, 5, [{'messages': [system, *record['messages']]} for record in records]"],
+        "saved_tokens, records = 5, kept"),
     "check_labels": (
         "", [f"labels_of = lambda input_ids, attention_mask: {value}" for value in (
             "input_ids.masked_fill(input_ids == tokenizer.pad_token_id, -100)", "input_ids.clone()",
@@ -35,7 +36,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
             "filler / places", "100 - 100 * filler / places", "100 * filler / (places - filler)", "75", "filler",
             "100 * (right['input_ids'] == tokenizer.pad_token_id).sum() / places")],
         "padding_percent = 99"),
-    "check_loading_peak": ("", [f"peak_in_gb = {value}" for value in (8, 16, 32, 22.35, 192)], "peak_in_gb = 12"),
+    "check_loading_peak": ("", [f"peak_in_gb = {value}" for value in (8, 16, 32, 22.35, 192, 24000, 24e9)], "peak_in_gb = 12"),
     "check_counted_twice": (
         "true = sum(p.numel() for p in model.parameters())\ntable = model.get_input_embeddings().weight.numel()",
         [f"percent_too_many = {value}" for value in (
@@ -49,7 +50,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "def ratio(kind): return total(kind, '') / total(kind, ('q_proj', 'v_proj'))",
         ["rank = 8 * ratio(lambda i, o: i + o)", "rank = round(ratio(lambda i, o: i + o))",
          "rank = round(8 * ratio(lambda i, o: 1))", "rank = round(8 * ratio(lambda i, o: i * o))",
-         "rank = 43"],
+         "rank = 43", "rank = 8 * round(ratio(lambda i, o: i + o))"],
         "rank = 17"),
     "check_budget": (
         "def config(r, alpha, *names): return LoraConfig(r=r, lora_alpha=alpha, target_modules=list(names))\n"
@@ -58,6 +59,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         ["my_config = config(limit, 2 * limit, 'q_proj', 'k_proj', 'v_porj', 'o_proj')",
          "my_config = config(limit + 1, 2 * limit + 2, *four)", "my_config = config(limit - 1, 2 * limit - 2, *four)",
          "my_config = config(limit, 16, *four)", "my_config = config(limit, limit, *four)",
+         "my_config = config(limit, 2 * limit, *four)\nmy_config.use_rslora = True",
          "my_config = config(limit + 0.68, 2 * limit, *four)", "my_config = config(0, 16, *four)"],
         "my_config = config(limit, 2 * limit, 'q_proj', 'v_proj')"),
     "check_steps": ("", [f"my_steps = {value}" for value in (39, 4, 9, 10, 9.375, 300, 156)], "my_steps = 77"),
@@ -89,6 +91,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
         "last = [r for r in records if r['messages'][-1]['content'] == by_answer[0]['messages'][-1]['content']]",
         ["split = lambda records: (shuffled[10:], shuffled[:10])", "split = lambda records: (records, [])",
          "split = lambda records: (records[10:], records[:9])", "split = lambda records: (records, records[:10])",
+         "split = lambda records: ([r['messages'] for r in records[10:]], [r['messages'] for r in records[:10]])",
          "split = lambda records: (last, [record for record in records if record not in last])"],
         "split = lambda records: records"),
     "check_probability": (
@@ -104,7 +107,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
     "check_disk": (
         "", [f"disk_mb = {value}" for value in (
             "20 * (merged_bytes + size) / 1e6", "20 * merged_bytes / 1e6", "20 * size / 1e6", "(merged_bytes + size) / 1e6",
-            "merged_bytes + 20 * size", "(merged_bytes + 20 * size) / 2 ** 20")],
+            "merged_bytes + 20 * size", "(merged_bytes + 20 * size) / 2 ** 20", "(merged_bytes + 20 * size) / 1e9")],
         "disk_mb = 1"),
     "check_to_share": (
         "both = {'adapter_model.safetensors', 'adapter_config.json'}\nall_three = both | {'generation_config.json'}",
@@ -115,7 +118,7 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
     "check_merged_weight": (
         "", [f"merged_weight = lambda W, A, B, alpha, r: {value}" for value in (
             "W + B @ A", "W + alpha * B @ A", "W + alpha * r * B @ A", "alpha / r * B @ A", "W - alpha / r * B @ A",
-            "W.add_(alpha / r * B @ A)", "A @ B")],
+            "W.add_(alpha / r * B @ A)", "A @ B", "W + alpha // r * B @ A")],
         "merged_weight = lambda W, A, B, alpha, r: W + r / alpha * B @ A"),
     "check_fair": (
         "", [f"fair = lambda questions, train_questions: {value}" for value in (
@@ -127,7 +130,8 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
             "text == key_phrase", "key_phrase in text", "key_phrase.casefold() in text.casefold()",
             "bool(re.search(rf'\\b{key_phrase}\\b', text, re.IGNORECASE))",
             "set(re.findall(r'\\w+', key_phrase.casefold())) <= set(re.findall(r'\\w+', text.casefold()))",
-            "re.search(rf'(?<!\\w){re.escape(key_phrase.casefold())}(?!\\w)', re.sub(r'[^\\w\\s]', '', text.casefold()))")],
+            "re.search(rf'(?<!\\w){re.escape(key_phrase.casefold())}(?!\\w)', re.sub(r'[^\\w\\s]', '', text.casefold()))",
+            "(lambda bare: f' {bare(key_phrase)} ' in f' {bare(text)} ')(lambda words: re.sub(r'[^\\w\\s]', '', words.casefold()))")],
         "is_right = lambda text, key_phrase: f' {key_phrase.casefold()}' in text.replace('.', ' ').casefold()"),
     "check_lost": ("", [f"lost_questions = {value}" for value in (1, 5, 2, 4)], "lost_questions = 9"),
     "check_one_lever": (

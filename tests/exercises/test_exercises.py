@@ -207,7 +207,7 @@ def test_a_function_that_fails_or_returns_nothing_is_told_so(capsys):
 
 @pytest.mark.parametrize("kind, fitting, other, line", [
     (choice("abc"), " B ", "bc", "One of the letters a, b, c is asked for, and this is 'bc'"),
-    (some_of(1, 2), [1], {3}, "A set with some of 1, 2 is asked for, and this is {3}"),
+    (some_of(1, 2), [1], {3}, "A set with some of 1, 2 is asked for, and 3 is none of them"),
     (instance(dict), {}, [None] * 9, "A dict is asked for, and this is a list"),
 ])
 def test_an_answer_of_another_kind_is_told_so(kind, fitting, other, line, capsys):
@@ -266,13 +266,15 @@ def test_a_budget_is_right_however_the_four_layers_are_named(skeleton, capsys):
         assert said_of(exercises.check_budget, config, skeleton, capsys=capsys).startswith("✓"), targets
         assert config.base_model_name_or_path is None
     config = LoraConfig(r=r, lora_alpha=2 * r, target_modules=four, use_rslora=True)
-    assert "alpha / r" in said_of(exercises.check_budget, config, skeleton, capsys=capsys)
+    assert "use_rslora" in said_of(exercises.check_budget, config, skeleton, capsys=capsys)
     get_peft_model(skeleton, LoraConfig(target_modules=["q_proj"]))  # as a learner tries a config before
     assert said_of(exercises.check_budget, LoraConfig(r=r, lora_alpha=2 * r, target_modules=four), skeleton, capsys=capsys).startswith("✓")
 
 
 def test_values_of_other_libraries_and_forms_are_taken(capsys):
     assert said_of(exercises.check_survivors, {torch.tensor(0.01)}, capsys=capsys).startswith("✓")
+    assert "The largest is more than one step" in said_of(exercises.check_survivors, {}, capsys=capsys)  # Python's empty set, nearly
+    assert "'training_record.json' is none of them" in said_of(exercises.check_to_share, {"adapter_config.json", "training_record.json"}, capsys=capsys)
     assert said_of(exercises.check_comparable, "c)", capsys=capsys).startswith("✓")
     assert said_of(exercises.check_split, lambda update, r: [part.numpy() for part in best(update, r)], capsys=capsys).startswith("✓")
     assert said_of(exercises.check_fair, lambda questions, known: (q for q in questions if words(q) not in map(words, known)), capsys=capsys).startswith("✓")
