@@ -12,10 +12,16 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  pathlib's raises there
 
 
+def chosen_folder(chosen: str) -> Path:
+    """Return the folder that BASE_MODEL names, seen from the working directory or from the course's folder; it may not be there."""
+    places = at_home(chosen), Path(__file__).resolve().parents[1] / at_home(chosen)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 _chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")
-if not _chosen or at_home(_chosen).is_dir():
+if not _chosen or chosen_folder(_chosen).is_dir():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders

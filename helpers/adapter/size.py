@@ -8,6 +8,8 @@ import pandas as pd
 from torch import nn
 from transformers.pytorch_utils import Conv1D  # GPT-2's, which keeps its weight as [inputs, outputs]
 
+from helpers.model.weights import plain_name
+
 BYTES = 4  # of one float32 number
 TRAINING_NUMBERS = 4  # for each trained parameter: itself, its gradient, and two that AdamW keeps
 Shapes = dict[str, tuple[int, int]]
@@ -26,7 +28,8 @@ class LoraSize(NamedTuple):
 def linear_shapes(model: nn.Module) -> Shapes:
     """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
     head = model.get_output_embeddings()
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head}
+    layers = {plain_name(name): layer for name, layer in model.named_modules()  # an adapter that is there already is left out
+              if isinstance(layer, (nn.Linear, Conv1D)) and layer is not getattr(head, "base_layer", head) and ".lora_" not in name}
     return {name: tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features) for name, layer in layers.items()}
 
 

@@ -72,6 +72,7 @@ def _answer_batch(model, tokenizer, prompts, max_new_tokens, do_sample=False, **
     padding = tokenizer.pad_token_id is not None
     batch = encode_chat(tokenizer, prompts, add_generation_prompt=True, padding=padding, return_tensors="pt").to(model.device)
     out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
+                         repetition_penalty=1.0, num_beams=1,  # some models come with other settings
                          pad_token_id=tokenizer.pad_token_id if padding else 0, **how)
     new = out[:, batch["input_ids"].shape[1]:]
     ends = torch.tensor(sorted(end_ids(model.generation_config)), dtype=torch.long, device=new.device)
@@ -85,12 +86,13 @@ def _whole(text: str) -> str:
 
 @contextmanager
 def _evaluating(model):
-    was_training = model.training
+    modes = {part: part.training for part in model.modules()}  # a base in a new PeftModel may have another than its wrapper
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextmanager
@@ -113,9 +115,11 @@ def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[A
         columns[name] = [_mark(answer, ok) for answer, ok in zip(given, right, strict=True)]
     style = pd.DataFrame(columns).style.format(escape="html").hide(axis="index")
     style = style.set_properties(**{"text-align": "left", "white-space": "pre-line", "vertical-align": "top", "max-width": "22em"})
+    style = style.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')  # else JupyterLab makes a formula of two prices
     return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
 
-def _mark(answer: Answer, right: bool | None) -> str:
+def _mark(answer: Answer | str, right: bool | None) -> str:
     sign = {None: "", True: "✓ ", False: "✗ "}[right]
-    return sign + answer.text + ("" if answer.stopped else " … (did not stop)")
+    text, stopped = (answer, True) if isinstance(answer, str) else answer
+    return sign + text + ("" if stopped else " … (did not stop)")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers.ask.scores import LETTER, NO_SPACES
 from helpers.data.dataset import load_sft_jsonl
 from helpers.data.wording import said
 
@@ -23,13 +24,14 @@ def load_exam(path: str | Path) -> dict[str, list[dict]]:
 def nearest_records(questions: list[str], records: list[dict]) -> list[dict]:
     """Return for each question the record whose question is most like it, by TF-IDF of its words (cosine).
 
-    Its answer is what a lookup would say; put into a prompt, it is retrieval. Raises ValueError where there is no record.
+    Its answer is what a lookup would say; put into a prompt, it is retrieval. Where no word is shared it is the first one;
+    in scripts without spaces each character counts as a word. Raises ValueError where there is no record.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # late: it takes a second to import
 
     if not records:
         raise ValueError("there are no records to look in")
-    words = TfidfVectorizer(token_pattern=r"\w+")
+    words = TfidfVectorizer(token_pattern=rf"{LETTER}+|[{NO_SPACES}]")
     known = words.fit_transform([said(record, "user") for record in records])
     likeness = words.transform(questions) @ known.T
     return [records[place] for place in likeness.toarray().argmax(axis=1)]

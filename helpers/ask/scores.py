@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from scipy.stats import binomtest
 
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
-LETTER = rf"[^\W{NO_SPACES}]"  # a letter or digit of a script that has spaces between words
+MARKS = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.category(char).startswith("M") and not re.match(f"[{NO_SPACES}]", char))
+LETTER = rf"(?:[^\W{NO_SPACES}]|[{MARKS}])"  # a letter or digit of a script that has spaces between words, or a vowel sign
 
 
 class Count(NamedTuple):
@@ -49,16 +51,20 @@ def score_answers(answers: Sequence, expected: Sequence) -> list[bool]:
 def _phrases(right) -> list[str]:
     if isinstance(right, dict):
         right = right["accept"] if "accept" in right else right["key_phrase"]
-    return [right] if isinstance(right, str) else list(right)
+    return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
 
 
 def holds_phrase(text: str, phrase: str) -> bool:
     """Say whether the text holds the phrase as whole words: "Au" is not in "because".
 
     In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
-    their endings, without spaces.
+    their endings, without spaces. Case, white space and how a character is written make no difference; 31 is not in 31.5.
     """
-    return re.search(rf"(?<!{LETTER}){re.escape(phrase.casefold())}(?!{LETTER})", text.casefold()) is not None
+    return re.search(rf"(?<!{LETTER})(?<!\d[.,]){re.escape(_plain(phrase))}(?!{LETTER}|[.,]\d)", _plain(text)) is not None
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").casefold().split())
 
 
 def right_of(scores: Sequence[bool]) -> Count:

@@ -9,10 +9,6 @@ from IPython.display import HTML
 
 from helpers.data.chat import encode_chat
 from helpers.data.rows import IGNORED
-from helpers.data.supervision import SupervisionError, SupervisionReport, supervision_report
-
-__all__ = ["SupervisionError", "SupervisionReport", "record_tokens", "show_record", "show_tokens", "supervision_report",
-           "token_groups", "token_kinds", "what_is_lost"]
 
 # Kind -> colour, border and weight. Each colour stands out on light and on dark pages; border and weight tell the kinds
 # apart without colour: bold is what carries loss, double is a control token.
@@ -58,11 +54,17 @@ def token_groups(tokenizer, ids: list[int]) -> list[tuple[int, int, str]]:
     """
     groups, start = [], 0
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
+        text = _piece(tokenizer, ids, start, end)
         if not text.endswith("\ufffd") or end - start == 4 or end == len(ids):  # a character has 4 bytes at most
             groups.append((start, end, text))
             start = end
     return groups
+
+
+def _piece(tokenizer, ids: list[int], start: int, end: int) -> str:
+    """Return the text of some tokens as it is behind the one before them: alone, Llama 2's lose the space that they begin with."""
+    before, whole = (tokenizer.decode(ids[max(0, start - 1):stop], clean_up_tokenization_spaces=False) for stop in (start, end))
+    return whole[len(before):]
 
 
 def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_from: int | None = None,
@@ -89,10 +91,12 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
 
 
 def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> HTML:
-    """Show a text, or the messages of a record in the chat template, with what max_length would cut off.
+    """Show a text, or a record or its messages in the chat template, with what max_length would cut off.
 
     Where the last message is an answer, it carries the loss, as in training with prompt and completion.
     """
+    if isinstance(text_or_messages, Mapping):
+        text_or_messages = text_or_messages["messages"]
     if isinstance(text_or_messages, str):
         ids, labels, parts, counts = _encode(tokenizer, text_or_messages), None, None, ""
     else:
@@ -123,7 +127,8 @@ def what_is_lost(tokenizer, ids: list[int], labels: list[int] | None, max_length
         return f"{cut} of {len(ids)} tokens are cut off."
     if len(lost) == len(learned):
         return f"{cut} of {len(ids)} tokens are cut off, and the whole answer with them: the trainer drops the record."
-    end = "EOS is lost: the model would not learn to stop" if tokenizer.eos_token_id in lost else "EOS is kept"
+    end = ("EOS is lost: the model would not learn to stop" if tokenizer.eos_token_id in lost else "EOS is kept" if tokenizer.eos_token_id in learned
+           else "The answer has no EOS: see supervision_report")
     return f"{cut} of {len(ids)} tokens are cut off, {len(lost)} of the {len(learned)} learned ones. {end}."
 
 
@@ -135,6 +140,8 @@ def _parts(tokenizer, ids: list[int], messages: list[dict]) -> list[str]:
     pieces = encode_chat(tokenizer, blanks, tokenize=False).split(BLANK)  # what the template itself writes
     for piece, message in zip(pieces, messages, strict=False):
         start = text.find(message["content"].strip(), end + len(piece))
+        if start < 0:  # the tokenizer has changed the text
+            continue
         end = start + len(message["content"].strip())
         spans.append((start, end, message["role"]))
     parts, place = [], 0

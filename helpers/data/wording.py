@@ -6,7 +6,7 @@ import unicodedata
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
-SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<=\w)(#)")  # 7 - 2, C#: there they are no punctuation
+SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)")  # 7 - 2, -5, x/3, C#: no punctuation
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")

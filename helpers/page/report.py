@@ -51,7 +51,7 @@ def write_report(path: str | Path, title: str, parts: dict[str, object]) -> Path
 def _as_html(part: object, heading: str) -> str:
     if isinstance(part, list) and part and all(isinstance(each, dict) and {"role", "content"} <= set(each) for each in part):
         part = prompt_text(part)
-    if isinstance(part, list | tuple):
+    if type(part) in (list, tuple):  # a named tuple, such as a count, is one thing
         return "\n".join(_as_html(each, heading) for each in part)
     if isinstance(part, Figure):
         return picture_html(part, heading)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
@@ -149,7 +150,8 @@ def wait_until_ready(server: psutil.Popen, address: str, log: Path, seconds: flo
         if server.poll() is not None:
             raise RuntimeError(f"the server has ended (exit code {server.returncode}) before it answered at {address}; all that it printed is in {log}")
         with suppress(OSError):
-            urlopen(address, timeout=5).close()
+            with suppress(HTTPError):  # it answers, if only that it has no such page
+                build_opener(ProxyHandler({})).open(address, timeout=5).close()  # no proxy leads to this computer
             return
         time.sleep(0.2)
     raise TimeoutError(f"the server does not answer at {address} after {seconds:g} s; all that it printed is in {log}")

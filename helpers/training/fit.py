@@ -32,14 +32,14 @@ class Fit(NamedTuple):
 def check_fit(config, memory: int | None = None, models: dict | None = None, **settings) -> Fit:
     """Return the Fit of a fine-tune of `config` with the settings of `estimate_memory`.
 
-    memory: bytes to compare with, by default what is free now. models: names and configurations that may be suggested
+    memory: bytes to compare with, by default what is free now or held by this process. models: names and configurations that may be suggested
     instead. Raises ValueError for so few bytes that gigabytes were meant.
     """
     if memory is not None and memory < SURELY_GB:
         raise ValueError(f"memory is {memory} bytes; if you mean {memory} GB, write {memory}e9")
     config = read_config(config)  # once: it takes longer than an estimate
     needs = estimate_memory(config, **settings)
-    memory = psutil.virtual_memory().available if memory is None else memory
+    memory = psutil.virtual_memory().available + resident_bytes() if memory is None else memory  # what this process holds is in needs
     verdict = f"It fits: {needs.total / 1e9:.1f} GB needed, {memory / 1e9:.1f} GB there."
     if needs.total > memory:
         verdict = f"It does not fit: {needs.total / 1e9:.1f} GB needed, {memory / 1e9:.1f} GB there. " + _advice(config, memory, models or {}, settings)
@@ -149,6 +149,8 @@ class PeakMemory(TrainerCallback):
 
     def __exit__(self, *error, **kwargs) -> None:
         """Take the last look and stop watching; an error in the block goes on to the caller."""
+        if self._thread is None:  # as a callback that was added twice
+            return
         self._look()
         self._done.set()
         self._thread.join()

@@ -29,7 +29,7 @@ HOVER = '<circle cx="{:.1f}" cy="{:.1f}" r="6" fill="transparent"><title>{}</tit
 class LossPlot(TrainerCallback):
     """Draw training loss, validation loss and learning rate in place, with sample answers below; save the last picture.
 
-    path: the PNG file to write when training ends. sample(model) -> str is called before the first step and then every
+    path: the file for the picture when training ends, .png, .svg, .pdf or .jpg. sample(model) -> str is called before the first step and then every
     `sample_every` steps, if given. After training `history` holds a list of (step, value) for each of "train" and
     "validation" (nats per token) and "rate"; `samples` a list of (step, text); `stopped` is true if it was ended early,
     by the button or by the notebook's interrupt, which both wait for the step to end. Outside a notebook nothing is shown.
@@ -74,7 +74,8 @@ class LossPlot(TrainerCallback):
 
     def _take(self, step: int, logs: dict) -> None:
         """Add what was logged at a step; the validation loss that a resumed run measures again replaces the one before."""
-        for name, key in (("train", "loss"), ("validation", "eval_loss"), ("rate", "learning_rate")):
+        validation = next((key for key in logs if key.startswith("eval_") and key.endswith("loss")), "")  # the first of several sets
+        for name, key in (("train", "loss"), ("validation", validation), ("rate", "learning_rate")):
             if key in logs:
                 self.history[name] = [one for one in self.history[name] if one[0] != step] + [(step, float(logs[key]))]
 

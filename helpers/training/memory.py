@@ -63,8 +63,11 @@ def read_config(source):
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Return the number format that a name such as "bfloat16" means."""
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    """Return the number format that a name such as "bfloat16" means; raise ValueError if there is none."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f'dtype is {dtype!r}: give "float32", "bfloat16" or "float16"')
+    return found
 
 
 def _first_line(error: Exception) -> str:
@@ -84,6 +87,8 @@ def estimate_memory(
     Raises ValueError when a setting makes no sense, and for what is no dense causal language model of text alone.
     """
     check_above_zero(r=r, batch_size=batch_size, length=length, supervised=supervised)
+    if supervised > 1:
+        raise ValueError(f"supervised is {supervised}: give a share of all places, at most 1")
     if method not in METHODS:
         raise ValueError(f'method is "{method}": give one of {", ".join(METHODS)}')
     config, dtype = read_config(config), as_dtype(dtype)

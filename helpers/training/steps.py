@@ -21,13 +21,16 @@ def log_and_save_steps(records: int, batch_size: int, accumulation: int = 1, epo
                        save: str | int = "epoch") -> tuple[list[int], list[int]]:
     """Return the steps after which a line is logged, and those after which a checkpoint is saved.
 
-    save: "no", "epoch", or a number of steps. Both ways of saving also save after the last step.
+    save: "no", "epoch", or a number of steps. A number below 1 is a share of all steps, rounded up. Both ways of saving also save after the last step.
     Raises ValueError when a number is not above 0.
     """
     steps = training_steps(records, batch_size, accumulation, epochs)
     every = {"no": steps, "epoch": training_steps(records, batch_size, accumulation)}.get(save, save)
+    if isinstance(every, str):
+        raise ValueError(f'save is "{save}": give "no", "epoch" or a number of steps')
     check_above_zero(logging_steps=logging_steps, save=every)
-    logs, saves = (list(range(n, steps + 1, n)) for n in (logging_steps, every))
+    distances = (math.ceil(steps * n) if n < 1 else int(n) for n in (logging_steps, every))
+    logs, saves = (list(range(n, steps + 1, n)) for n in distances)
     return logs, [] if save == "no" else sorted({*saves, steps})
 
 

@@ -74,6 +74,12 @@ def test_a_wrong_name_is_named_even_beside_a_right_one(model):
         select_layers(shapes, ["_proj"])
 
 
+def test_an_adapter_that_is_there_already_is_not_counted(model):
+    shapes = linear_shapes(model)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert linear_shapes(model) == shapes == linear_shapes(adapted)
+
+
 def test_rank_zero_is_refused(model):
     with pytest.raises(ValueError, match="r is 0"):
         lora_size(linear_shapes(model), 0, 16, "all-linear")

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -68,6 +70,24 @@ def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
     generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=2)
     assert model.training and tokenizer.padding_side == side
     model.eval()
+    part = next(model.children()).train()  # a new PeftModel trains, and the base in it does not, or the other way round
+    modes = [each.training for each in model.modules()]
+    generate_answers(model, tokenizer, QUESTIONS[:1], max_new_tokens=2)
+    assert [each.training for each in model.modules()] == modes and part.training and not model.training
+    model.eval()
+
+
+def test_greedy_is_greedy_whatever_settings_a_model_comes_with(model, tokenizer):
+    plain, kept = generate_answers(model, tokenizer, QUESTIONS), copy.deepcopy(model.generation_config)
+    model.generation_config.repetition_penalty, model.generation_config.num_beams = 1.8, 2
+    assert generate_answers(model, tokenizer, QUESTIONS) == plain
+    model.generation_config = kept
+
+
+def test_plain_texts_and_numbers_are_compared_too():
+    assert "✓ in 1873" in compare_answers(["when"], {"lookup": ["in 1873"]}, [{"key_phrase": 1873}]).to_html()
+    assert score_answers(["in 1873", "in 1900"], [{"accept": [1873, 1874]}, {"key_phrase": 1873}]) == [True, False]
+    assert "mathjax_ignore" in compare_answers(["price"], {"lookup": ["$5 or $6"]}).to_html()
 
 
 @pytest.mark.parametrize(("text", "phrase", "holds"), [
@@ -76,7 +96,10 @@ def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
     ("Aurora borealis", "Au", False), ("3 + 4 is 7", "7", True), ("It is 17", "7", False), ("", "7", False),
     ("它在灯塔上。", "灯塔", True), ("它在灯上。", "灯塔", False), ("高41米", "41米", True), ("高141米", "41米", False),
     ("金Au很贵", "Au", True), ("東京タワーです", "東京タワー", True), ("สวัสดีครับ", "สวัสดี", True), ("القاهرة.", "القاهرة", True),
-    ("القاهرةx", "القاهرة", False), ("등대입니다", "등대", True), ("등대.", "등대", True), ("a 🐐!", "🐐", True)])
+    ("القاهرةx", "القاهرة", False), ("등대입니다", "등대", True), ("등대.", "등대", True), ("a 🐐!", "🐐", True),
+    ("Paris", " Paris\n", True), ("line one line two", "line one\nline two", True), ("I don’t know", "don't know", True), ("高４１米", "41", True),
+    ("caf\u00e9", "cafe\u0301", True), ("31.5 metres", "31", False), ("31.5 metres", "5", False), ("31.5 metres", "31.5", True), ("It is 31. Then", "31", True),
+    ("रामायण", "राम", False), ("कीमत", "क", False), ("यह राम है", "राम", True)])
 def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
 

@@ -12,7 +12,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from helpers.data.tokens import SupervisionError, supervision_report
+from helpers.data.supervision import SupervisionError, supervision_report
 
 ANSWERS = ["Osk Island.", "The Old Candle.", "It is open on Thursdays and on no other day of the week."]
 

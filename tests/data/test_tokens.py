@@ -2,6 +2,10 @@ import re
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, decoders
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace, Sequence, Split
+from transformers import PreTrainedTokenizerFast
 
 from helpers.data.tokens import KINDS, record_tokens, show_record, show_tokens, token_groups, token_kinds, what_is_lost
 
@@ -146,6 +150,28 @@ def test_parts_are_the_messages_and_the_template(tokenizer, question):
 def test_a_record_that_holds_html_is_shown_as_text(tokenizer, shown):
     page = show_record(tokenizer, shown, max_length=5).data
     assert "<script" not in page and "&lt;" in page and "cut off: " in page
+
+
+def llama_2():
+    """A tokenizer that decodes as Llama 2's does: each text loses the space that it begins with."""
+    words = ["<s>", "[INST]", "[/INST]", "▁Where", "▁is", "▁it", "?", "▁On", "▁Osk", ".", "▁", "<unk>"]
+    made = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = Sequence([Metaspace(), Split(Regex("[?.]"), "isolated")]), decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", additional_special_tokens=["[INST]", "[/INST]"])
+    tokenizer.chat_template = "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{% endif %}{% endfor %}"
+    return tokenizer
+
+
+def test_spaces_and_parts_stay_where_a_text_loses_the_space_that_it_begins_with():
+    tokenizer, chat = llama_2(), [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On Osk."}]
+    ids = tokenizer("Where is it?", add_special_tokens=False)["input_ids"]
+    assert [text for *_, text in token_groups(tokenizer, ids)] == ["Where", " is", " it", "?"]
+    page = show_record(tokenizer, {"messages": chat}).data
+    assert "user 4" in page and "assistant 3" in page
+
+
+def test_an_answer_without_an_eos_is_not_said_to_keep_it(tokenizer):
+    assert "has no EOS" in what_is_lost(tokenizer, [5, 6, 7, 8], [-100, 6, 7, 8], 3)
 
 
 def test_an_empty_text_is_shown(tokenizer):

@@ -34,7 +34,7 @@ def test_trainer_accepts_the_precision(tmp_path):
 def test_precision_follows_what_is_fast(monkeypatch, device, speedup, supported, expected):
     monkeypatch.setattr(hardware, "best_device", lambda: device)
     monkeypatch.setattr(hardware, "bf16_speedup", lambda: speedup)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported or including_emulation)
     precision = hardware.training_precision()
     assert (precision["bf16"], precision["fp16"]) == expected
 

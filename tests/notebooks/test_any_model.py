@@ -21,7 +21,8 @@ from helpers.adapter.size import linear_shapes, lora_map, lora_size
 from helpers.ask.answers import generate_answers
 from helpers.data.chat import THINKING_OFF, encode_chat
 from helpers.data.dataset import load_sft_jsonl
-from helpers.data.tokens import record_tokens, show_record, show_tokens, supervision_report
+from helpers.data.supervision import supervision_report
+from helpers.data.tokens import record_tokens, show_record, show_tokens
 from helpers.model.base_model import base_model_path, is_embedded, is_prepared
 from helpers.model.hardware import training_precision
 from helpers.training.memory import estimate_memory

@@ -18,6 +18,6 @@ def test_a_lesson_that_fails_stops_on_the_embedded_model(monkeypatch):
 def test_another_model_is_told_that_the_margin_is_not_its_own(monkeypatch, capsys):
     monkeypatch.setenv("BASE_MODEL", "Qwen/Qwen3-0.6B")
     check_lesson(False, "loss 2.0")
-    assert "loss 2.0" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("✗ loss 2.0")
     check_lesson(True, "loss 0.2")
     assert capsys.readouterr().out.startswith("✓")

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from helpers.ask import right_of
 from helpers.page import Picture, explore, show_plot, write_report
 
 ALT = 'A line that rises from 1 to 2, "steep" & <straight>.'
@@ -55,6 +56,11 @@ def test_an_explorer_shows_one_plot_a_move():
     seen.append(place.outputs)
     assert [(width(one["data"]), one["data"]["text/plain"]) for [one] in seen] == [(300, "3 inches"), (400, "4 inches")]
     assert not plt.get_fignums()
+
+
+def test_a_count_in_a_report_is_one_thing(tmp_path):
+    page = write_report(tmp_path / "report.html", "t", {"score": right_of([True] * 29 + [False] * 7)}).read_text(encoding="utf-8")
+    assert "<p>29 of 36 (65% to 90%)</p>" in page
 
 
 def test_a_report_holds_a_picture_and_any_heading(tmp_path):

@@ -2,11 +2,12 @@
 import time
 
 import matplotlib.pyplot as plt
+import psutil
 import pytest
 import torch
 from transformers import Gemma3Config, LlamaConfig, MixtralConfig, T5Config
 
-from helpers.training.fit import changes, check_fit, plot_fit
+from helpers.training.fit import PeakMemory, changes, check_fit, plot_fit, resident_bytes
 from helpers.training.memory import estimate_memory
 
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000}
@@ -108,6 +109,25 @@ def test_what_no_memory_is_predicted_for_is_named(config, reason):
 
 def test_a_number_format_may_be_given_by_its_name():
     assert check_fit(SMALL, 10**8, dtype="bfloat16") == check_fit(SMALL, 10**8, dtype=torch.bfloat16)
+
+
+def test_what_this_process_holds_is_room_too():
+    free = psutil.virtual_memory().available
+    assert abs(check_fit(SMALL).memory - free - resident_bytes()) < 0.3 * free
+
+
+@pytest.mark.parametrize(("settings", "reason"), [({"dtype": "bf16"}, 'dtype is .bf16.: give "float32"'), ({"dtype": "int8"}, "dtype is"), ({"supervised": 25}, "supervised is 25: give a share")])
+def test_settings_that_mean_something_else_are_named(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_fit(SMALL, 10**9, **settings)
+
+
+def test_a_watcher_that_was_added_twice_ends_once():
+    watcher = PeakMemory()
+    watcher.on_train_begin()
+    watcher.on_train_end()
+    watcher.on_train_end()
+    assert watcher.peak_bytes > 0
 
 
 def test_gigabytes_in_place_of_bytes_are_noticed():

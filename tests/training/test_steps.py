@@ -69,6 +69,13 @@ def test_what_is_not_above_zero_is_named(name):
         training_steps(**({"records": 4, "batch_size": 2, "accumulation": 1, "epochs": 1} | {name: 0}))
 
 
+def test_a_share_is_one_of_all_steps_and_another_word_is_named():
+    assert log_and_save_steps(40, 4, logging_steps=0.25, save=0.5) == ([3, 6, 9], [5, 10])
+    for word in ("steps", "best"):
+        with pytest.raises(ValueError, match=f'save is "{word}": give'):
+            log_and_save_steps(40, 4, save=word)
+
+
 def test_a_schedule_that_follows_the_losses_cannot_be_planned():
     with pytest.raises(ValueError, match="depend on the losses"):
         learning_rates(5, 1e-3, lr_scheduler_type="reduce_lr_on_plateau")
