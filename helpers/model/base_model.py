@@ -69,8 +69,9 @@ def is_prepared() -> bool:
 
 def _has_weights(folder: Path) -> bool:
     """Say whether all files of weights are there; a download that was stopped leaves the small files first."""
-    if index := next(folder.glob("*.index.json"), None):
-        return all((folder / name).is_file() for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    lists = [json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() for index in folder.glob("*.index.json")]
+    if lists:  # one for each format, of which one will do
+        return any(all((folder / name).is_file() for name in names) for names in lists)
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 

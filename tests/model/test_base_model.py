@@ -1,15 +1,18 @@
 """The base model: really fetched, really converted, and one clear sentence for whatever goes wrong."""
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from notebook_tools import ROOT
 from real_failures import as_nobody, skip_unless_ci, small_disk
 
 from helpers.model import base_model
@@ -341,6 +344,31 @@ def test_base_model_may_name_a_revision_of_the_hub(hub_cache, revision):
     prepared = "import helpers.model.base_model as b; print(b.is_prepared())"
     done = subprocess.run([sys.executable, "-c", prepared], env=env | {"BASE_MODEL": f"Qwen/tiny@{revision}"}, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_download_that_was_stopped_is_not_called_prepared(hub_cache):
+    env, snapshot = hub_cache
+    next(snapshot.glob("*.safetensors")).rename(snapshot / "model-00001-of-00002.safetensors")
+    parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(parts), encoding="utf-8")
+    (snapshot / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model.bin"}}', encoding="utf-8")
+    prepared = [sys.executable, "-c", "import helpers.model.base_model as b; print(b.is_prepared())"]
+    for whole in (False, True):
+        if whole:
+            shutil.copy(snapshot / "model-00001-of-00002.safetensors", snapshot / "model-00002-of-00002.safetensors")
+        assert subprocess.run(prepared, env=env | {"BASE_MODEL": "Qwen/tiny"}, capture_output=True, text=True).stdout == f"{whole}\n"
+
+
+def test_a_folder_below_the_course_is_found_from_the_notebooks_too(tiny_qwen3):
+    (ROOT / "outputs").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "outputs") as place:
+        shutil.copytree(tiny_qwen3, Path(place) / "own")
+        chosen = (Path(place) / "own").relative_to(ROOT)
+        code = "import os, helpers.model.base_model as b; print(b.base_model_path(), os.environ.get('HF_HUB_OFFLINE'))"
+        env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {"BASE_MODEL": str(chosen)}
+        for folder in (ROOT, ROOT / "notebooks"):
+            done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+            assert done.stdout == f"{Path(place) / 'own'} 1\n", done.stderr
 
 
 @pytest.mark.parametrize("name, expected", [("Qwen/tiny@v9", "the hub does not give this revision"), ("Qwen/tiny@", "after the @")])

@@ -111,6 +111,12 @@ def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(model, tokenizer, m
     assert state(model) == before[0] and torch.equal(logits(model), before[1])
 
 
+def test_an_empty_question_is_asked_for(model, tokenizer):
+    panel, controls, columns = box(model, tokenizer, question="  ")
+    controls["Ask both"].click()
+    assert all("Type a question first." in column.value for column in columns) and panel.children[-1].outputs == ()
+
+
 def test_a_models_answer_is_escaped(model, tokenizer, monkeypatch):
     monkeypatch.setattr(explorers, "stream_answer", lambda model, tokenizer, question, show, **how: show("<script>alert(1)</script>"))
     _, controls, columns = box(model, tokenizer)

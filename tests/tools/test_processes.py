@@ -54,11 +54,14 @@ def test_memory_of_a_family_together_and_of_its_largest(module, tmp_path):
     assert 200e6 < peaks["largest"] < 280e6 and 300e6 < peaks["together"] < 400e6
 
 
-def test_a_server_is_waited_for_until_it_answers(module, tmp_path):
+def test_a_server_is_waited_for_until_it_answers(module, tmp_path, monkeypatch):
     port = free_port()
     name = module(f"import time; time.sleep(1)\nfrom http.server import test, SimpleHTTPRequestHandler as one\ntest(one, port={port}, bind='127.0.0.1')")
     with started(name, folder=tmp_path) as server:
         wait_until_ready(server, f"http://127.0.0.1:{port}", tmp_path / "log", seconds=20)
+        wait_until_ready(server, f"http://127.0.0.1:{port}/no/such/page", tmp_path / "log", seconds=5)
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        wait_until_ready(server, f"http://127.0.0.1:{port}", tmp_path / "log", seconds=5)
         with pytest.raises(TimeoutError, match="does not answer"):
             wait_until_ready(server, f"http://127.0.0.1:{free_port()}", tmp_path / "log", seconds=0.5)
 
