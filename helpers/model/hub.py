@@ -1,0 +1,32 @@
+"""What a folder or the hub has of the model that BASE_MODEL names."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+class BaseModelError(RuntimeError):
+    """The base model can't be had; the message says why and what to do."""
+
+
+def fetch_snapshot(name: str, revision: str | None = None) -> str:
+    """Return the folder of a model of the hub, which is fetched if it is not there; raise BaseModelError if it can't be had."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    except Exception as error:  # behind a proxy, for instance, the hub's library raises what is no OSError
+        wanted = f"{name}@{revision}" if revision else name
+        raise BaseModelError(f"BASE_MODEL={wanted}: the hub does not give {'this revision' if revision else 'this model'} "
+                             f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); check name, revision and connection.") from error
+
+
+def has_weights(folder: Path) -> bool:
+    """Say whether all files of weights are there; a download that was stopped leaves the small files first."""
+    try:
+        lists = [json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() for index in folder.glob("*.index.json")]
+    except (ValueError, LookupError, TypeError, AttributeError):  # cut while it was copied
+        return False
+    if lists:  # one for each format, of which one will do
+        return any(all((folder / name).is_file() for name in names) for names in lists)
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
