@@ -18,6 +18,11 @@ def chosen_folder(chosen: str) -> Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 _chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")

@@ -79,14 +79,14 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     try:
         model = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype).to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
-        raise WrongUse(f"--base {base}: this can't be loaded as a causal language model ({_first_line(error)}); give its folder, or its "
+        raise WrongUse(f"--base {base}: this can't be loaded as a causal language model ({helpers.first_line(error):.300}); give its folder, or its "
                        "name on the hub") from error
     saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
     from_where = [*saved, place][0]  # the adapter's own knows new tokens
     try:
         tokenizer = AutoTokenizer.from_pretrained(from_where) if saved or question else None
     except Exception as error:
-        raise WrongUse(f"{from_where}: the tokenizer there can't be loaded ({_first_line(error)}); mend or remove its files") from error
+        raise WrongUse(f"{from_where}: the tokenizer there can't be loaded ({helpers.first_line(error):.300}); mend or remove its files") from error
     try:
         diagnosis = diagnose_adapter(adapter, tokenizer, base=model, questions=question)
     except ValueError as error:
@@ -116,10 +116,6 @@ def render(folder: Path, executed: Path | None) -> bool:
     except RenderError as error:
         raise WrongUse(str(error)) from error
     return not failed or _failed(f"{', '.join(failed)}: a cell failed there; the pages show it")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _failed(reason: object) -> bool:

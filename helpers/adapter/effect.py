@@ -8,6 +8,7 @@ import torch
 from jinja2 import TemplateError
 from peft import PeftModel
 
+from helpers import first_line
 from helpers.adapter.faults import Check, check
 from helpers.adapter.state import lora_layers
 from helpers.ask.answers import generate_answers
@@ -34,7 +35,7 @@ def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool
     try:
         before = generate_answers(model, tokenizer, asked, NEW_TOKENS) if asked else []
     except (ValueError, TypeError, LookupError, RuntimeError, TemplateError) as error:  # a tokenizer that can't chat, or has more tokens
-        asked, before, failure = [], [], f"asking failed ({str(error).strip().splitlines()[0]:.150})"
+        asked, before, failure = [], [], f"asking failed ({first_line(error):.150})"
     known = model.get_input_embeddings().weight.shape[0]
     rows = [_row(tokenizer, *pair) for pair in zip(asked, before, strict=True)] or [(torch.arange(16)[None] % min(4, known), 0)]
     logits_off = _logits(model, rows)
@@ -79,7 +80,7 @@ def _check_merged(model, rows: list, logits: torch.Tensor) -> Check:
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # that a tied table is no longer tied is what is measured
             difference = _relative_difference(logits, _logits(model.merge_and_unload(safe_merge=True), rows))
     except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
-        return check("merged model", None, f"not examined: PEFT can't merge this adapter ({str(error).splitlines()[0]})")
+        return check("merged model", None, f"not examined: PEFT can't merge this adapter ({first_line(error)})")
     return check("merged model", difference < TOLERANCE, f"logits differ by {difference:.1g} of the largest", "" if rounds else "merged table")
 
 

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.category(char).startswith("M") and not re.match(f"[{NO_SPACES}]", char))
 LETTER = rf"(?:[^\W{NO_SPACES}]|[{MARKS}])"  # a letter or digit of a script that has spaces between words, or a vowel sign
+IN_WORD = re.compile(LETTER)  # compiled once: it takes ten milliseconds
 DECIMAL = re.compile(r"(?<![\d.,])(\d+)[.,](\d+)(?![.,]?\d)")  # 31.5 or 31,5, and neither a date nor a list of numbers
 
 
@@ -61,7 +62,9 @@ def holds_phrase(text: str, phrase: str) -> bool:
     In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
     their endings, without spaces. Case, white space and how a character is written make no difference; 31 is not in 31.5.
     """
-    return re.search(rf"(?<!{LETTER}){re.escape(_plain(phrase))}(?!{LETTER})", _plain(text)) is not None
+    text, phrase = _plain(text), _plain(phrase)
+    starts = (found.start() for found in re.finditer(f"(?={re.escape(phrase)})", text))
+    return any(not (start and IN_WORD.match(text, start - 1)) and not IN_WORD.match(text, start + len(phrase)) for start in starts)
 
 
 def _plain(text: str) -> str:

@@ -158,7 +158,8 @@ def supervision_report(trainer, records: list[dict] | None = None) -> Supervisio
     known = {} if records is None else compare_with_records(trainer, records, rows, places)
     held_out = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     return SupervisionReport(
-        len(counts), *totals, sum(learned.values()), empty_sets=sum(hasattr(rows, "__len__") and len(rows) == 0 for rows in held_out.values()), mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
+        len(counts), *totals, sum(learned.values()), empty_sets=sum(hasattr(each, "__len__") and len(each) == 0 for each in held_out.values()),
+        mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         largest_id=max(map(max, rows), default=0), table=model.get_input_embeddings().weight.shape[0], **known)
 

@@ -95,11 +95,12 @@ def some_of(*options) -> Callable:
     def subset(answer) -> set:
         offered = ", ".join(map(repr, options))
         _fit(answer, isinstance(answer, set | frozenset | list | tuple) or answer == {}, "not_a_set", options=offered)
-        found = {}
+        chosen = set()
         for one in (one.item() if hasattr(one, "item") else one for one in answer):
-            found[one] = next((option for option in options if near(one, option, 1e-6)), ...)
-            _fit(one, found[one] is not ..., "not_in_set", options=offered)
-        return set(found.values())
+            option = next((option for option in options if near(one, option, 1e-6)), ...)
+            _fit(one, option is not ..., "not_in_set", options=offered)
+            chosen.add(option)
+        return chosen
     return subset
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from helpers import first_line
+
 
 class BaseModelError(RuntimeError):
     """The base model can't be had; the message says why and what to do."""
@@ -18,7 +20,7 @@ def fetch_snapshot(name: str, revision: str | None = None) -> str:
     except Exception as error:  # behind a proxy, for instance, the hub's library raises what is no OSError
         wanted = f"{name}@{revision}" if revision else name
         raise BaseModelError(f"BASE_MODEL={wanted}: the hub does not give {'this revision' if revision else 'this model'} "
-                             f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); check name, revision and connection.") from error
+                             f"({first_line(error)}); check name, revision and connection.") from error
 
 
 def has_weights(folder: Path) -> bool:

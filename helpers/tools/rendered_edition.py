@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from helpers import at_home
+from helpers import at_home, first_line
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 VIEW, STATE = (f"application/vnd.jupyter.widget-{part}+json" for part in ("view", "state"))
@@ -108,8 +108,7 @@ def read(path: Path) -> nbformat.NotebookNode:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except Exception as error:  # what the library makes of a file that is cut or was never a notebook
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise RenderError(f"{path}: this is no notebook of format 4 ({reason}); mend or remove it") from error
+        raise RenderError(f"{path}: this is no notebook of format 4 ({first_line(error):.200}); mend or remove it") from error
     if not notebook.cells or not notebook.cells[0].source.strip():
         raise RenderError(f"{path}: its first cell is empty; begin with a title")
     return notebook

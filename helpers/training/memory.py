@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
+from helpers import first_line
 from helpers.adapter.size import linear_shapes, lora_size
 from helpers.training.steps import check_above_zero
 
@@ -58,7 +59,7 @@ def read_config(source):
     try:
         return AutoConfig.from_pretrained(source) if isinstance(source, str | Path) else source
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no configuration can be read there ({_first_line(error)}); give a config.json, a model's folder, "
+        raise ValueError(f"{source}: no configuration can be read there ({first_line(error)}); give a config.json, a model's folder, "
                          "or its name on the hub") from error
 
 
@@ -68,10 +69,6 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f'dtype is {dtype!r}: give "float32", "bfloat16" or "float16"')
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def estimate_memory(
@@ -177,7 +174,7 @@ def _saved_bytes(model, length: int) -> int:
         with _FlashAttention(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             model.base_model(input_ids=tokens, attention_mask=mask, position_ids=tokens, use_cache=False)
     except Exception as error:  # a mixture of experts, for instance, asks the numbers where to go, and here are none
-        raise ValueError(f"{model.config.model_type}: its memory can't be predicted without its weights ({_first_line(error)}); this is possible "
+        raise ValueError(f"{model.config.model_type}: its memory can't be predicted without its weights ({first_line(error)}); this is possible "
                          "for models of which every layer takes part in every token") from error
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     return sum(storage.nbytes() for address, storage in saved.items() if address not in own)
