@@ -35,6 +35,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
+# PyTorch asks Linux for its large tensors in pages of 2 MB instead of 4 KB: training spends less time in the system.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 for _stream in (sys.stdout, sys.stderr):  # a console, file or pipe that lacks a character (✓ in Windows' cp1252) gets its name
     if isinstance(_stream, io.TextIOWrapper) and _stream.errors == "strict":

@@ -230,7 +230,7 @@ def child_speed(budget: float) -> dict:
 
 def speeds() -> dict[str, dict[str, float]]:
     """Measure the speed alone, with one core busy, and of two runs at once (the slower one), before and after."""
-    as_they_come = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": str(CORES)}
+    as_they_come = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200", "THP_MEM_ALLOC_ENABLE": "0", "OMP_NUM_THREADS": str(CORES)}
     found: dict[str, dict[str, float]] = {}
     for name, environment in (("as the libraries come", as_they_come), ("as the course sets them", {})):
         def one(environment=environment) -> float:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +121,20 @@ def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(given, expe
     own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")}
     printed = subprocess.run([sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True).stdout
     assert tuple(printed.split()) == expected
+
+
+def page_faults(**environment):
+    """Return how often a new process that imports helpers must ask for memory to fill 200 MB."""
+    code = ("import helpers, resource, torch; before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; torch.ones(50_000_000)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)")
+    return int(subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True).stdout)
+
+
+def test_large_tensors_come_in_large_pages():
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not pages.exists() or "[madvise]" not in pages.read_text():
+        pytest.skip("this system does not leave it to programs to ask for large pages")
+    assert page_faults() < page_faults(THP_MEM_ALLOC_ENABLE="0") / 10
 
 
 def test_describing_the_machine_and_choosing_a_precision_change_nothing():
