@@ -31,7 +31,7 @@ if not _chosen or chosen_folder(_chosen).is_dir():
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders
 # A thread that waits for another one spins, for a while. On a core that something else needs too, this makes two threads
-# slower than one; so it spins briefly (GNU's OpenMP counts turns, Intel's and LLVM's milliseconds). README, For maintainers.
+# slower than one; so it spins briefly (GNU's OpenMP counts turns, Intel's and LLVM's milliseconds). CONTRIBUTING.md, What is measured.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
