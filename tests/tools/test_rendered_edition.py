@@ -350,4 +350,4 @@ def test_the_cheat_sheet_is_one_page_of_a4_and_says_what_the_recipe_says(browser
     row = {line.split("|")[1].strip(" `"): line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")}
     assert float(row["learning_rate"].split(";")[0]) == rate and row["r`, `lora_alpha"] == f"{r}, {alpha}"
     assert float(row["warmup_steps"]) == warmup and row["target_modules"] == f'`"{modules}"`'
-    assert f"r={r}, lora_alpha={alpha}" in text and f"num_train_epochs={epochs})" in text
+    assert f"r={r}, lora_alpha={alpha}" in text and f"num_train_epochs={epochs}," in text
