@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -157,7 +158,8 @@ def main() -> int:
         return int(not _failed("Stopped."))
     except OSError as error:  # nobody reads any more, as behind `| head`, or the disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
-        if not isinstance(error, BrokenPipeError):
+        closed = isinstance(error, BrokenPipeError) or os.name == "nt" and error.errno == errno.EINVAL and not error.filename
+        if not closed:
             _failed(f"{error.filename or 'the output'}: {error.strerror or error}")
         return 1
 

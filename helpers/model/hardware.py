@@ -17,7 +17,9 @@ ALL_THREADS = torch.get_num_threads()  # as PyTorch counts the cores that it may
 
 
 def best_device() -> str:
-    """Return "cuda", "mps" (Apple) or "cpu": the fastest device that PyTorch can use here."""
+    """Return "cuda", "mps" (Apple) or "cpu": the fastest device that PyTorch can use here, or may (ACCELERATE_USE_CPU)."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -46,7 +48,7 @@ def score_supervised_only() -> bool:
 
     if best_device() == "cpu" and version("trl").startswith("1.16.") and hasattr(utils, "_use_triton"):
         utils._use_triton = lambda device: True
-    return best_device() != "cpu" or getattr(utils, "_use_triton", lambda device: False)(torch.device("cpu"))
+    return getattr(utils, "_use_triton", lambda device: False)(torch.device(best_device()))
 
 
 def free_cores(seconds: float = 0.5) -> float:

@@ -131,7 +131,7 @@ def without_outputs(path: Path) -> bytes:
 def install_lines(system: str, python: str) -> tuple[str, str]:
     """Return the two lines for a terminal in the kit's folder; python is "3.11". Relative paths survive spaces in its name."""
     if system == "Windows":
-        return (rf"cd course; py -{python} -m venv .venv; .venv\Scripts\Activate.ps1",
+        return (rf"cd course; py -{python} -m venv .venv; Set-ExecutionPolicy -Scope Process Bypass -Force; .venv\Scripts\Activate.ps1",
                 r"$env:PIP_NO_INDEX=$env:UV_NO_INDEX=1; $env:PIP_FIND_LINKS=$env:UV_FIND_LINKS='..\wheels'; "
                 "python -m pip install -r requirements.txt; python -m helpers prepare")
     return (f"cd course && python{python} -m venv .venv && . .venv/bin/activate",

@@ -71,7 +71,7 @@ def test_a_copy_takes_no_memory_and_computes_by_itself(make_sft_trainer):
     """TRL puts a forward on the model that calls the first model, in a deep copy too."""
     trainer = make_sft_trainer([{"prompt": "a", "completion": "b"}])
     model = get_peft_model(trainer.model, config())
-    made, ids, called = copy_of(model), torch.arange(8)[None], []
+    made, ids, called = copy_of(model), torch.arange(8)[None].to(model.device), []
     model.get_base_model().model.register_forward_hook(lambda *_: called.append(1))
     assert [p.data_ptr() for p in made.parameters()] == [p.data_ptr() for p in model.parameters()]
     made.base_model(ids)
@@ -143,7 +143,7 @@ def test_a_file_whose_names_do_not_fit(rename, tmp_path):
     model = trained_model()
     model.save_pretrained(tmp_path)
     (tmp_path / "training_record.json").write_text(json.dumps({"base_sha256": "", "base_dtype": "x", "steps": 12, "supervised_tokens": 9}))
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}  # Windows replaces no mapped file
     save_file({rename(name): tensor for name, tensor in tensors.items() if rename(name)}, tmp_path / "adapter_model.safetensors")
     for result in (diagnose(tmp_path, base=base_model()), diagnose(model, saved=tmp_path)):
         assert result.verdict == "file does not fit" and "train() was not run" not in result.sentence, result

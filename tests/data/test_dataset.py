@@ -132,7 +132,7 @@ def test_names_the_line_that_is_not_utf8(tmp_path):
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_empty_file(tmp_path, content):
     path = tmp_path / "empty.jsonl"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match="holds no record"):
         load_sft_jsonl(path)
 

@@ -142,7 +142,7 @@ def test_a_byte_order_mark_between_two_records_is_named(tmp_path):
 
 
 def test_a_path_that_leads_to_no_file_is_named(tmp_path, monkeypatch):
-    (tmp_path / "some.jsonl").write_text(CHAT)
+    (tmp_path / "some.jsonl").write_text(CHAT, encoding="utf-8")
     assert "this is a folder; give the path of one file in it (some.jsonl)" in refused(tmp_path)
     (tmp_path / "empty").mkdir()
     assert "holds no .jsonl file" in refused(str(tmp_path / "empty"))

@@ -96,7 +96,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_line_that_is_no_record_ends_it_with_file_and_line(fault, script, tmp_path):
     path = tmp_path / "own.jsonl"
-    path.write_text('\ufeff{"prompt": "a", "completion": "b"}\r\n\r\n' + FAULTS[fault], encoding="utf-8")
+    path.write_bytes(('\ufeff{"prompt": "a", "completion": "b"}\r\n\r\n' + FAULTS[fault]).encode())
     with pytest.raises(SystemExit) as end:
         script.read(path)
     assert str(end.value).startswith(f"{path}:3: ") and "\n" not in str(end.value)

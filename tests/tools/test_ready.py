@@ -30,7 +30,7 @@ def course(tmp_path):
 
 def page(course, prefix=(), python=sys.executable, **env):
     """Return the exit status, and each line of the page with its sign and what follows it."""
-    done = subprocess.run([*prefix, python, "-m", "helpers", "ready"], cwd=course, env={**os.environ, **env}, capture_output=True, text=True,
+    done = subprocess.run([*prefix, python, "-m", "helpers", "ready"], cwd=course, env={**os.environ, **env, "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True,
                           encoding="utf-8")
     assert "Traceback" not in done.stderr, done.stderr
     *lines, verdict = done.stdout.splitlines()
