@@ -108,13 +108,16 @@ def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[A
     """Return a styled table: a row a question, a column for each named list of answers; right ones have a green edge and a tick.
 
     A question that is a list of messages is shown whole, each after its role. Text from models and files is escaped.
+    Raises ValueError where answers are named "question", as the first column is.
     """
+    if "question" in answers:
+        raise ValueError('answers are named "question", as the first column is: give them another name')
     columns = {"question": [prompt_text(question) for question in questions]}
     for name, given in answers.items():
         right = score_answers(given, key_phrases) if key_phrases else [None] * len(given)
         columns[name] = [_mark(answer, ok) for answer, ok in zip(given, right, strict=True)]
-    style = pd.DataFrame(columns).style.format(escape="html").hide(axis="index")
-    style = style.set_properties(**{"text-align": "left", "white-space": "pre-line", "vertical-align": "top", "max-width": "22em"})
+    style = pd.DataFrame(columns).style.format(escape="html").format_index(escape="html", axis="columns").hide(axis="index")
+    style = style.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top", "max-width": "22em"})
     style = style.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')  # else JupyterLab makes a formula of two prices
     return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
 

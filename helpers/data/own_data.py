@@ -10,7 +10,7 @@ import networkx
 import pandas as pd
 
 from helpers.data.tokens import record_tokens
-from helpers.data.wording import learned_note, said, turns, words
+from helpers.data.wording import asked_words, beginnings, learned_note, said, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
@@ -21,7 +21,6 @@ BEST_KEPT = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_mode
 TOKENS_A_BATCH = 2048  # 4 records of 512 tokens, which a laptop holds (notebook 03)
 SHARED = {"answer": "its question or its answer", "question": "its question"}  # what makes a group
 LABELS = 'if answers are labels such as yes and no, pass by="question"'
-LIKE_LABELS = 10  # records a group; so many phrasings has a fact hardly ever, and a label soon
 SMALL = 1e9  # parameters of a model that takes the course's learning rate
 
 
@@ -37,22 +36,23 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     """Return groups of places in `records`; records of one group have an answer or a question in common.
 
     by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too, unless
-    all records ask in the same words. The answer is the one that is learned; a record that another one goes on from
-    belongs to it. Raises ValueError for another word in by.
+    it is what differs (wording.asked_words). The answer is the one that is learned; a record that
+    another one goes on from belongs to it, but not a greeting, from which several go on. Raises ValueError for another word in by.
     """
     if by not in SHARED:
         raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
-    shared, whole = networkx.Graph(), {turns(record["messages"]) for record in records}
+    shared, begun = networkx.Graph(), beginnings(records)
     shared.add_nodes_from(range(len(records)))
-    asked = [words(said(record, "user")) for record in records]
-    if len(set(asked)) == 1:  # "Summarise.", with the text in the system message
-        asked = [words(said(record, "system") + " " + said(record, "user")) for record in records]
+    asked = asked_words(records)
+    whole, goes_on = {places[-1] for places in begun}, {}
+    for places in begun:
+        for place, after in zip(places, places[1:], strict=False):
+            goes_on.setdefault(place, set()).add(after)
     for place, record in enumerate(records):
         shared.add_edge(place, ("question", asked[place]))
         if by == "answer":
             shared.add_edge(place, ("answer", words(record["messages"][-1]["content"])))
-        begun = (turns(record["messages"][:end]) for end in range(2, len(record["messages"]) + 1))
-        shared.add_edges_from((place, start) for start in begun if start in whole)
+        shared.add_edges_from((place, ("begins", start)) for start in begun[place] if start in whole and len(goes_on.get(start, ())) <= 1)
     groups = (sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
     return sorted(groups)
 
@@ -61,9 +61,14 @@ def one_row_a_reply(records: list[dict]) -> list[dict]:
     """Return a record for each answer of a conversation, with all that was said before it; other keys are copied.
 
     Training learns the last answer of a record alone, so that of a conversation each reply is learned in a row of its own.
+    What a right answer holds (key_phrase, accept) is said of the last one, and stays with it.
     """
-    return [{**record, "messages": record["messages"][:end]} for record in records
-            for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
+    return [{**(record if end == len(record["messages"]) else _without_score(record)), "messages": record["messages"][:end]}
+            for record in records for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
+
+
+def _without_score(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key not in ("key_phrase", "accept")}
 
 
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:
@@ -92,8 +97,16 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     heldout = [records[place] for place in sorted(places)]
     note = (f"{len(train)} records to train on, {len(heldout)} held out: {len(chosen)} of {len(groups)} groups, whole, "
             f"so that none shares {SHARED[by]} with a training record.")
-    labels = f"What is held out is trained on in no wording: {LABELS}." if by == "answer" and len(records) >= LIKE_LABELS * len(groups) else ""
-    return Split(train, heldout, " ".join(filter(None, (note, labels, learned_note(records)))))
+    return Split(train, heldout, " ".join(filter(None, (note, _labels_note(heldout) if by == "answer" else "", learned_note(records)))))
+
+
+def _labels_note(heldout: list[dict]) -> str:
+    """Say how many held-out answers belong to several questions: such a fact, or label, is never seen in training."""
+    questions: dict = {}
+    for record in heldout:
+        questions.setdefault(words(record["messages"][-1]["content"]), set()).add(words(said(record, "user")))
+    several = sum(len(each) > 1 for each in questions.values())
+    return f"Held-out answers that belong to several questions, and are trained on in no wording: {several}; {LABELS}." if several else ""
 
 
 def _too_few(records: int, groups: int, by: str) -> str:

@@ -1,9 +1,11 @@
 """Trace a trainer's tokenized rows back to the records that they were made from, and look at their labels."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from helpers.data.chat import encode_chat
+from helpers.data.wording import beginnings
 
 # What a collator turns into a batch: a row may have its texts beside it, which none can pad.
 COLLATED = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids", "token_type_ids")
@@ -59,8 +61,8 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
               if sum(message["role"] == "assistant" for message in record["messages"]) == 1}
     return {
         "dropped_rows": dropped, "too_long": too_long,
-        "replies": len({str(messages[:end]) for record in records if (messages := record["messages"])
-                        for end, message in enumerate(messages, start=1) if message["role"] == "assistant"}),
+        "replies": len({place for record, begun in zip(records, beginnings(records), strict=True)
+                        for message, place in zip(record["messages"], begun, strict=True) if message["role"] == "assistant"}),
         # an answer lost as a whole is a dropped row, unless the question carries loss too and keeps the row alive
         "cut_answers": sum(lost == "part" for _, _, lost, _ in traced) + max(0, too_long - dropped),
         "prefix_mismatches": sum(length is None for _, _, length in known),
@@ -76,13 +78,13 @@ class _Texts:
     """Tokenized texts, among which a row is found that is one of them or, cut, the beginning of one."""
 
     def __init__(self, texts: Iterable[tuple[int, ...]]) -> None:
-        self.whole, self._cut = set(texts), {}
+        self.whole = set(texts)
         self.lengths = sorted(set(map(len, self.whole)), reverse=True)
+        self._sorted = sorted(self.whole)
 
     def __contains__(self, row: tuple[int, ...]) -> bool:
-        if len(row) not in self._cut:
-            self._cut[len(row)] = {text[:len(row)] for text in self.whole if len(text) >= len(row)}
-        return row in self._cut[len(row)]
+        place = bisect_left(self._sorted, row)  # what begins with the row follows it
+        return place < len(self._sorted) and self._sorted[place][:len(row)] == row
 
 
 def _length_of_prompt(row: tuple[int, ...], prompts: _Texts) -> int | None:

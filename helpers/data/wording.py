@@ -13,32 +13,45 @@ INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u20
 HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s]")
 
 
+FEW_WAYS = 4  # of asking; a file of questions has more
+
+
 def learned_note(records: list[dict]) -> str:
     """Say how many answers are learned, where some are not: of a record, training learns the last one."""
     if sum(message["role"] == "assistant" for record in records for message in record["messages"]) == len(records):
         return ""
-    learned, replies, places = set(), set(), {}  # places: a number for each beginning of a conversation
-    for record in records:
-        place = 0
-        for message in record["messages"]:
-            place = places.setdefault((place, message["role"], message["content"]), len(places) + 1)
-            if message["role"] == "assistant":
-                replies.add(place)
-        learned.add(place)
-    answers = learned | replies
+    begun = beginnings(records)
+    learned = {places[-1] for places in begun}
+    answers = learned | {place for record, places in zip(records, begun, strict=True)
+                         for message, place in zip(record["messages"], places, strict=True) if message["role"] == "assistant"}
     return "" if answers == learned else (f"{len(learned):,} of {len(answers):,} answers {'is' if len(learned) == 1 else 'are'} learned, "
                                           "the last of each record; one_row_a_reply(records) makes a record of each answer.")
 
 
-def turns(messages: list[dict]) -> tuple[tuple[str, str], ...]:
-    """Return messages in a form that can be compared and counted."""
-    return tuple((message["role"], message["content"]) for message in messages)
+def beginnings(records: list[dict]) -> list[list[int]]:
+    """Return for each record a number for what was said up to each of its messages: conversations that begin alike share it."""
+    numbers, found = {}, []
+    for record in records:
+        places = [0]
+        for message in record["messages"]:
+            places.append(numbers.setdefault((places[-1], message["role"], message["content"]), len(numbers) + 1))
+        found.append(places[1:])
+    return found
 
 
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs."""
-    known = {words(said(record, "user")) for record in train}
-    return [said(record, "user") for record in test if words(said(record, "user")) in known]
+    asked = asked_words([*train, *test])
+    known = set(asked[:len(train)])
+    return [said(record, "user") for record, question in zip(test, asked[len(train):], strict=True) if question in known]
+
+
+def asked_words(records: list[dict]) -> list[tuple[str, ...]]:
+    """Return the words of each record's questions; where all ask in few ways ("Summarise."), after those of its system message."""
+    asked, told = ([words(said(record, role)) for record in records] for role in ("user", "system"))
+    if len(set(asked)) < FEW_WAYS <= len(set(told)):
+        return [system + question for system, question in zip(told, asked, strict=True)]
+    return asked
 
 
 def said(record: dict, role: str) -> str:

@@ -23,7 +23,7 @@ PAGE = """<!DOCTYPE html>
 body {{ font-family: sans-serif; line-height: 1.5; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
 table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ border: 1px solid #bbb; padding: 4px 8px; text-align: left; vertical-align: top; unicode-bidi: plaintext; }}
-p {{ white-space: pre-line; }}
+p {{ white-space: pre-wrap; }}
 img {{ max-width: 100%; }}
 </style>
 </head>

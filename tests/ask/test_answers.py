@@ -61,7 +61,7 @@ def test_what_is_no_question_is_refused(model, tokenizer, questions, message):
 def test_the_table_shows_what_was_sent():
     page = compare_answers([TICKET, "Where?", [TICKET[1]]], {"base": [Answer("2 shells.", True)] * 3}).to_html()
     assert "system: You sell tickets in Tarn. Prices are in shells.\nuser: A ticket to stop 1.\nassistant: That is 1 shells.\nuser: And back to 1?" in page
-    assert "pre-line" in page and page.count("user: ") == 2
+    assert "pre-wrap" in page and page.count("user: ") == 2
 
 
 def test_leaves_model_and_tokenizer_as_they_were(model, tokenizer):
@@ -99,9 +99,26 @@ def test_plain_texts_and_numbers_are_compared_too():
     ("القاهرةx", "القاهرة", False), ("등대입니다", "등대", True), ("등대.", "등대", True), ("a 🐐!", "🐐", True),
     ("Paris", " Paris\n", True), ("line one line two", "line one\nline two", True), ("I don’t know", "don't know", True), ("高４１米", "41", True),
     ("caf\u00e9", "cafe\u0301", True), ("31.5 metres", "31", False), ("31.5 metres", "5", False), ("31.5 metres", "31.5", True), ("31,5 metres.", "31.5", True), ("am 14.8.1873", "1873", True), ("1,2,3", "2", True), ("It is 31. Then", "31", True),
+    ("Bench 2, please", "Bench 2\u200b", True), ("Bench 2", "\ufeffBench 2", True), ("המקום הוא ירושלים", "\u200fירושלים", True), ("I ❤ it", "❤\ufe0f", True),
+    ("A\u20114 is it", "A-4", True), ('It is called "Old Candle"', "called “Old Candle”", True), ("open 9-5", "9–5", True),
+    ("The fee is 1,000 euros.", "1000", True), ("1000 euros", "1,000", True), ("1,234,567 people", "1", False), ("1,234,567 people", "567", False),
+    ("It was -5 degrees", "5", False), ("It was −5 degrees", "-5", True), ("bench A-4", "4", True), ("3/4 of it", "4", False), ("3/4 of it", "3/4", True), ("on 12/5/1873", "1873", True),
+    ("It is written in C++", "C", False), ("in C++.", "C++", True), ("in C#", "C", False), ("C is older", "C", True), ("Grade: A+", "A", False), ("2+2 is 4", "2", True),
+    ("if x:\n    return 1\nreturn 2", "if x:\n    return 1\n    return 2", False), ("if x:\n\treturn 1\n", "if x:\n    return 1", True),
     ("रामायण", "राम", False), ("कीमत", "क", False), ("यह राम है", "राम", True)])
 def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
+
+
+@pytest.mark.parametrize(("text", "right"), [("B. A pump.", False), ("A", True), ("a.", True), ("It is C", False), ("A A", False)])
+def test_the_whole_answer_can_be_asked_for(text, right):
+    assert score_answers([text], ["A"], whole=True) == [right]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", ["Paris", " "], {"key_phrase": ""}])
+def test_a_phrase_in_which_nothing_stands_is_refused(blank):
+    with pytest.raises(ValueError, match=r"expected\[1\] is blank"):
+        score_answers(["a.", "b."], ["a", blank])
 
 
 def test_scores_are_in_order_and_refuse_lists_of_different_length():
@@ -115,6 +132,9 @@ def test_the_table_marks_and_escapes():
     answers = {"base": [Answer("<script>alert(1)</script>", False)], "tuned": [Answer("Osk Island", True)]}
     page = compare_answers(["<b>where</b>?"], answers, ["Osk Island"]).to_html()
     assert "<script>" not in page and "<b>where" not in page
+    assert "<u>" not in compare_answers(["where"], {"<u>n</u>": ["a"]}).to_html()
+    with pytest.raises(ValueError, match='named "question"'):
+        compare_answers(["where"], {"question": ["a"]})
     assert "✗ &lt;script&gt;" in page and "✓ Osk Island" in page and "did not stop" in page
 
 

@@ -1,4 +1,5 @@
 """Scores with intervals: the figures are those of textbooks and of statsmodels, computed elsewhere."""
+import numpy as np
 import pytest
 
 from helpers.ask import compare_scores, right_of, score_answers
@@ -21,6 +22,15 @@ def test_a_count_reads_as_a_sentence():
     assert str(right_of([True, True, False, False])) == "2 of 4 (15% to 85%)"
     with pytest.raises(ValueError, match="no scores"):
         right_of([])
+
+
+@pytest.mark.parametrize("wrong", [[Answer("no", True), Answer("", False)], right_of([False, True]), ["Paris"], [0.5]])
+def test_what_is_no_list_of_scores_is_refused(wrong):
+    with pytest.raises(ValueError, match="give the list that score_answers returns"):
+        right_of(wrong)
+    with pytest.raises(ValueError, match="give the list that score_answers returns"):
+        compare_scores(wrong, wrong)
+    assert compare_scores(np.array([True, False]), [1, 1]).only_second == 1
 
 
 def test_the_paired_test_looks_only_where_two_systems_differ():

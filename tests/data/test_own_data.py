@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import time
 import warnings
 from html.parser import HTMLParser
 from io import BytesIO
@@ -35,6 +36,7 @@ from helpers.data.wording import leaked_questions, said, words
 from helpers.model.hardware import training_precision
 from helpers.page.labels import plot_labels
 from helpers.page.report import write_report
+from helpers.training.fit import PeakMemory
 
 
 def record(question, answer, system=None):
@@ -174,7 +176,35 @@ def test_conversations_that_only_begin_alike_are_apart_and_the_learned_answer_ma
 
     records = [chat("Hello?", "Hi.", "Where?", "Here."), chat("Hello?", "Hi.", "Who?", "Nell."), chat("Yes?", "Hm.", "And where?", "here")]
     assert fact_groups(records) == [[0, 2], [1]]
-    assert fact_groups([*records, record("Hello?", "Hi.")]) == [[0, 1, 2, 3]]
+    assert fact_groups([*records, record("Hello?", "Hi.")]) == [[0, 2], [1], [3]]  # a greeting, from which two go on
+    assert fact_groups([*records[1:], record("Hello?", "Hi.")]) == [[0, 2], [1]]
+
+
+def test_a_greeting_that_opens_every_conversation_makes_no_group_of_them():
+    chats = [{"messages": [{"role": role, "content": text} for role, text in (
+        ("user", "Hi"), ("assistant", "Hello! How can I help you?"), ("user", f"My kettle {n} leaks."), ("assistant", f"Ticket {n}: bench {n}"))]} for n in range(50)]
+    split = suggest_split(one_row_a_reply(chats))
+    assert 10 <= len(split.heldout) <= 20 and len({each["messages"][-1]["content"] for each in split.heldout}) == len(split.heldout)
+
+
+def test_labels_that_are_held_out_whole_are_counted():
+    tickets = [record(f"Ticket {n}", ("crash", "login", "speed", "other")[n % 4]) for n in range(28)]
+    assert "trained on in no wording: 1; if answers are labels" in suggest_split(tickets).note
+    assert "in no wording" not in suggest_split(tickets, by="question").note and "in no wording" not in suggest_split(TICKETS).note
+
+
+def test_a_long_conversation_is_split_in_seconds_and_little_memory():
+    chat = [{"role": role, "content": f"{role[0]}{n}"} for n in range(1000) for role in ("user", "assistant")]
+    rows, start = one_row_a_reply([{"messages": chat}]), time.perf_counter()
+    with PeakMemory() as memory:
+        assert fact_groups(rows) == [list(range(1000))]
+    assert time.perf_counter() - start < 10 and memory.growth_bytes < 500e6
+
+
+def test_what_a_right_answer_holds_stays_with_the_last_reply():
+    messages = TICKETS[0]["messages"]
+    rows = one_row_a_reply([{"messages": messages, "key_phrase": "3 shells", "accept": ["3"], "id": 7}])
+    assert rows == [{"messages": messages[:3], "id": 7}, {"messages": messages, "key_phrase": "3 shells", "accept": ["3"], "id": 7}]
 
 
 def test_the_note_counts_the_answers_that_are_not_learned():
@@ -343,7 +373,7 @@ def test_the_report_holds_every_part_and_escapes_it(page):
     for text in ("24", "灯塔", "✓ 在北京", "القاهرة 🐐", "did not stop", "long " * 39, "My run <script>"):
         assert text in page.text
     assert page.text.count("<script>alert(1)</script>") >= 9
-    assert "assistant: That is 1 shells.\nuser: And back to 1?" in page.text and "pre-line" in page.text
+    assert "assistant: That is 1 shells.\nuser: And back to 1?" in page.text and "pre-wrap" in page.text
 
 
 def test_the_report_has_no_script_and_needs_no_network(page):
@@ -458,8 +488,9 @@ def test_no_more_is_held_out_than_promised():
     assert len(suggest_split(records, by="question").heldout) <= 100
 
 
-def test_texts_in_the_system_message_are_what_differs_where_all_ask_the_same():
-    records = [{"messages": [{"role": "system", "content": f"Text number {place}."}, {"role": "user", "content": "Summarise."},
+@pytest.mark.parametrize("ways", [["Summarise."], ["Summarise.", "List the main points."]])
+def test_texts_in_the_system_message_are_what_differs_where_all_ask_alike(ways):
+    records = [{"messages": [{"role": "system", "content": f"Text number {place}."}, {"role": "user", "content": ways[place % len(ways)]},
                              {"role": "assistant", "content": f"Number {place}."}]} for place in range(20)]
     split = suggest_split(records)
-    assert len(split.heldout) == 4 and len(split.train) == 16
+    assert len(split.heldout) == 4 and len(split.train) == 16 and not leaked_questions(split.train, split.heldout)

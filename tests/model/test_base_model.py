@@ -228,16 +228,22 @@ def test_a_disk_that_is_too_small(tmp_path):
 
 
 # On a disk with 950 MB: leave so many free once there is such a file or folder, then run the preparation to its end.
-FILL = """import os, subprocess, sys, time
+FILL = """import os, psutil, subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
 disk, left = Path(sys.argv[1]), int(sys.argv[3]) * 1_000_000
 one = subprocess.Popen(sys.argv[4:])
 while not list(disk.glob(f"cache/{sys.argv[2]}")) and one.poll() is None:
     time.sleep(0.005)
+family = [psutil.Process(one.pid)]  # all of it waits while the disk fills, however long that takes
+for process in family:
+    process.suspend()
+    family += process.children()
 with suppress(OSError), (disk / "something else").open("wb", buffering=0) as file:
     while (more := os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - left) > 0:
         file.write(bytes(min(more, 4_000_000)))
+for process in reversed(family):
+    process.resume()
 status = one.wait()
 assert [file.name for file in (disk / "cache").iterdir()] == [], "something was left behind"
 sys.exit(status)"""
