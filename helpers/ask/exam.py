@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers.ask.scores import LETTER, NO_SPACES
 from helpers.data.dataset import load_sft_jsonl
+from helpers.data.phrases import LETTER, NO_SPACES
 from helpers.data.wording import said
 
 LISTS = ("paraphrase", "reversed", "others", "general near", "general far")

@@ -14,7 +14,7 @@ PAIRS = (("prompt", "completion"), ("instruction", "output"), ("instruction", "r
 IN_PAIRS = {*sum(PAIRS, ())}
 HOLDERS = IN_PAIRS | {"messages", "conversations"}  # what may hold a conversation, or half of it
 PLACED = ("system", "history", "input", "context")  # each of them has its one place in a conversation
-SAME = (("prompt", "instruction", "question", "query", "input", "problem", "user", "text"),  # other names of what is asked
+SAME = (("prompt", "instruction", "question", "query", "input", "problem", "user", "text", "message"),  # other names of what is asked
         ("completion", "output", "response", "answer", "reply", "solution", "target", "assistant"))  # and of its answer
 SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of the roles; system has the same
 COURSE = {"messages", "chat_template_kwargs", "fact", "key_phrase", "accept", "list", "name", "kind"}  # what the course itself reads
@@ -31,7 +31,9 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 SWITCHES = {"label": (True, False), "kto_tag": (True, False), "enable_thinking": (True,)}  # only these values of them carry meaning
-CALLS = ("tools", "functions")  # a plain text under one of these is a name or a tag
+CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
+ASKED = ("question", "query", "problem")  # beside a pair one of these would be a second question
+VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
@@ -74,7 +76,7 @@ def _carries(key: str, value: object) -> bool:
     if key in SWITCHES:
         return any(value is switch for switch in SWITCHES[key])
     if key in CALLS:
-        return filled(value) and str(value).strip()[:1] in ("[", "{")
+        return "{" in str(value)
     return filled(value)
 
 
@@ -98,7 +100,7 @@ def _meant(key: str) -> str | None:
 
     A word more, as in conversation_id, makes another key of it.
     """
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or any(key in names for names in SAME):
+    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or any(key in names for names in SAME):
         return None
     near = get_close_matches(key.strip().casefold(), KNOWN, 1, cutoff=0.85)
     return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
@@ -128,13 +130,16 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield f'the key "{placed[0]}" would be lost; read the file with convert=True, or write it as a message'
     else:
         beside = [key for key in placed if key != "system"] if isinstance(record[columns[0]], list) else []
-        for key in beside + [key for key in sorted(HOLDERS & record.keys() - {*columns}) if _says_more(record, columns, key)]:
+        others = HOLDERS.union(ASKED if len(columns) == 2 else ()) & record.keys() - {*columns}
+        for key in beside + [key for key in sorted(others) if _says_more(record, columns, key)]:
             yield f'the key "{key}" stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
 
 
 def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
+    if record[key] in [record[column] for column in columns]:
+        return False
     turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
     if isinstance(record[key], list) and [_renamed(turn) for turn in record[key]] == [_renamed(turn) for turn in turns]:
         return False  # the same conversation once more
@@ -142,18 +147,35 @@ def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
 
 
 def _no_columns(record: dict) -> str:
-    found = [next((name for name in names if name in record), None) for names in SAME]
+    found = [_named(record, names) for names in SAME]
+    if all(found) and record[found[1]] in VERDICTS:
+        return f'"{found[1]}" is a verdict on the text ({record[found[1]]}), not an answer to it; write a question and its answer: {FORM}'
     if all(found):
         return f'the keys "{found[0]}" and "{found[1]}" are not read; rename them to "prompt" and "completion", and use convert=True'
     for key, value in record.items():
+        if is_chat(value):
+            return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "messages"'
         if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            return f'the key "messages" is missing; if the records stand in the list {key!r:.40}, write each of them on a line of its own'
+            return f'the key "messages" is missing, and {key!r:.40} is a list; if the records stand in it, write each of them on a line of its own'
     return f'the key "messages" is missing; write {FORM}'
 
 
+def _named(record: dict, names: tuple[str, ...]) -> str | None:
+    """Return the key of the record that has one of these names, however it is written."""
+    keys = {key.strip().casefold(): key for key in reversed(record)}
+    return next((keys[name] for name in names if name in keys), None)
+
+
+def is_chat(value: object) -> bool:
+    """Say whether this is a list of messages, of whatever tool."""
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+
+
 def _missing(record: dict, column: str) -> str:
-    other = next((name for names in SAME if column in names for name in names if name in record), None)
+    other = next((_named(record, names) for names in SAME if column in names), None)
     mend = f'rename "{other}" to it' if other else "a question needs an answer, and an answer its question"
+    if other and isinstance(record[other], list):
+        mend = f'rename "{other}" to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
     return f'the column "{column}" is missing; {mend}'
 
 

@@ -7,9 +7,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.columns import COURSE, FORM, LOST, conversation, filled, lost_keys, other_keys
+from helpers.data.columns import COURSE, FORM, LOST, conversation, filled, is_chat, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
-from helpers.data.wording import SEEN, learned_note
+from helpers.data.notes import ignored_note, learned_note, marks_note, phrases_note
+from helpers.data.phrases import phrases_of, plain
+from helpers.data.wording import SEEN
 
 ROLES = ("system", "user", "assistant")
 RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
@@ -33,17 +35,19 @@ def load_sft_jsonl(path: str | Path, convert: bool = False) -> list[dict]:
 
 def read_records(path: str | Path, convert: bool = False) -> tuple[list[dict], list[str]]:
     """Return what load_sft_jsonl returns, and the lines that it prints."""
-    records, faults, ignored = [], [], Counter()
+    records, numbers, faults, ignored = [], [], [], Counter()
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             record, found = _check_line(line, convert, ignored)
             records.append(record)
+            numbers.append(number)
             faults += [(number, fault) for fault in found]
     if not records:
         faults = [(1, f"the file holds no record; write one JSON object a line: {FORM}")]
     if faults:
         raise DatasetError(_listed(path, faults))
-    return records, [f"{path}: {note}" for note in (_ignored_note(ignored), learned_note(records)) if note]
+    notes = ignored_note(ignored), learned_note(records), phrases_note(records, numbers), marks_note(records, numbers)
+    return records, [f"{path}: {note}" for note in notes if note]
 
 
 def _listed(path: str | Path, faults: list[tuple[int, str]]) -> str:
@@ -54,13 +58,6 @@ def _listed(path: str | Path, faults: list[tuple[int, str]]) -> str:
         seen[mend] += 1
         lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN)
     return "\n".join(lines + [f"and {count - SHOWN:,} more of this sort: {mend}" for mend, count in seen.items() if count > SHOWN])
-
-
-def _ignored_note(ignored: Counter) -> str:
-    """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
-    named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate] for fate in ("kept in the record", "left out of the messages")}
-    return "ignored: " + "; ".join(f"{', '.join(keys[:8])}{f' and {len(keys) - 8:,} more' * (len(keys) > 8)} ({fate})"
-                                       for fate, keys in named.items() if keys) if ignored else ""
 
 
 def _check_line(line: bytes, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
@@ -119,13 +116,16 @@ def _is_json(text: str) -> bool:
 def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
     """Return a record with its messages, and all that is wrong with it, each with what to do."""
     if not isinstance(record, dict):
-        return record, [f"the line holds a {type(record).__name__}, not an object; write {FORM}"]
+        mend = 'put {"messages": before the list and } behind it' if is_chat(record) else f"write {FORM}"
+        return record, [f"the line holds a {type(record).__name__}, not an object; {mend}"]
     messages, faults = conversation(record, convert)
     if not faults and (not isinstance(messages, list) or not messages):
         faults = [f"the conversation is {_no_list(messages)}; write {FORM}"]
     faults = faults or [fault for number, message in enumerate(messages, start=1) for fault in _faults_in_message(number, message)]
     if faults:
         return record, faults
+    if blank := [key for key in ("key_phrase", "accept") if key in record and not all(map(plain, phrases_of({key: record[key]})))]:
+        return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
     rest = other_keys(record)
     ignored.update(("kept in the record", key) for key in rest if key not in COURSE and filled(rest[key]))
     ignored.update(("left out of the messages", key) for message in messages for key in _left_out(message))

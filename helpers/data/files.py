@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from helpers import at_home
+from helpers.data.columns import HOLDERS, SAME
 
 PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
@@ -32,6 +33,7 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
     (rb"\xff\xfe|\xfe\xff", "text in UTF-16, not UTF-8; save the file as UTF-8 in your editor"),
     (rb".{0,999}\0", "no text in UTF-8 (it holds zero bytes); export the records as JSONL in UTF-8"),
 )
+NO_NAMES = ' (if its first line is a record: header=None, names=["prompt", "completion"])'
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
 LIST = ("the file is one JSON list", "write each of its objects on a line of its own, with no brackets around them and no commas between them")
@@ -98,45 +100,62 @@ def _with_pandas(kind: str, path: str | Path, options: str) -> str:
 
 def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     """Say what a text is whose lines are no JSON objects; None for JSONL, be it faulty or not."""
-    first = list(islice((line.strip() for line in lines if line.strip()), 20))
+    top = list(islice((line for line in lines if line.strip()), 20))
+    first = [line.strip() for line in top]
     try:
         whole = json.loads(first[0]) if first else None
-        one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole)
+        one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) and "role" not in item for item in whole)
         return "1: " + "; ".join(LIST) if one_list else None
     except (ValueError, RecursionError):
-        if any(line.startswith((b"{", b"[")) for line in first) and not HEADING.fullmatch(first[0]):
+        json_like = [line.startswith((b"{", b"[")) and not HEADING.fullmatch(first[0]) for line in first]
+        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top])
+        if table == TEXT and any(json_like):
             return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
-        return _table_kind(path, [line.decode("utf-8", "replace")[:5000] for line in first])
+        return table
 
 
 def _table_kind(path: str | Path, lines: list[str]) -> str:
     if before := re.match(r'([^{,;\t]{1,12})\{"', lines[0]):
         return f"1: {before[1]!r} stands before the object; remove it, so that each line is one JSON object and nothing else"
+    skip = 1 if re.fullmatch(r"sep=.", lines[0].strip()) else 0  # a line for Excel
     for separator, (name, kind, option) in TABLES.items():
-        if _is_table(lines, separator):
-            mend = _with_pandas("csv", path, ALL_TEXT + option)
+        if (above := _lines_above_names(lines[skip:], separator)) is not None:
+            mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={skip + above}" * bool(skip + above))
+            known = {name.strip(' "').casefold() for name in lines[skip + above].split(separator)} & {*sum(SAME, ()), *HOLDERS}
+            mend += NO_NAMES * (not known)
             if any("\ufffd" in line for line in lines):
                 mend = "its text is not UTF-8: save it as CSV in UTF-8 first, and check that file"
             return f"1: this is a table with a {name} between its columns ({kind}); {mend}"
     return TEXT
 
 
-def _is_table(lines: list[str], separator: str) -> bool:
-    """Say whether the lines have the same number of columns under names; in prose a space follows a comma."""
+def _lines_above_names(lines: list[str], separator: str) -> int | None:
+    """Return how many lines stand above the columns' names, none or a title; None if this is no table.
+
+    It is one if all lines have the same number of columns; in prose a space follows a comma.
+    """
     try:
         rows = list(csv.reader(lines, delimiter=separator))
     except csv.Error:  # a carriage return within a line
-        return False
+        return None
     widths = {len(row) for row in (rows if len(lines) < 20 else rows[:-1])}  # the twentieth may be half a row
-    named = all(re.fullmatch(r"[^\s{}\[\]][^{}\[\]]*", name) for name in rows[0])
-    return len(widths) == 1 and widths != {1} and len(rows) > 1 and named and len(set(rows[0])) == len(rows[0])
+    above = int(bool(rows) and rows[0][0] != "" and not any(rows[0][1:]))
+    if len(widths) != 1 or widths == {1} or len(rows) < above + 2:
+        return None
+    names = rows[above]
+    while names and not names[-1]:  # columns that a spreadsheet left over
+        names = names[:-1]
+    named = len(names) > 1 and all(re.fullmatch(r"[^\s{}\[\]][^{}]*", name) for name in names)
+    return above if named and len(set(names)) == len(names) else None
 
 
 def _long_kind(text: str, first: bytes) -> str | None:
     """Say whether the first value of a file ends on a later line than it begins, or would if there were no slip in it."""
     what, mend = LIST if first.startswith(b"[") else PRETTY
     try:
-        end = json.JSONDecoder().raw_decode(text, start := len(text) - len(text.lstrip()))[1]
+        value, end = json.JSONDecoder().raw_decode(text, start := len(text) - len(text.lstrip()))
+        if isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value):
+            what, mend = "the file is one conversation", 'write it on one line, as {"messages": [...]}'
         return f"1: {what}; {mend}" if "\n" in text[start:end] else None
     except json.JSONDecodeError as error:
         slip = f", with a slip on this line ({error.msg} at column {error.colno})"

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import networkx
 import pandas as pd
 
+from helpers.data.notes import learned_note
 from helpers.data.tokens import record_tokens
-from helpers.data.wording import asked_words, beginnings, learned_note, said, words
+from helpers.data.wording import asked_words, beginnings, said, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
@@ -82,7 +83,7 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
         raise ValueError(f"share is {share}; give a part of the records, above 0 and below 1")
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
-        return Split(records, [], " ".join(filter(None, (_too_few(len(records), len(groups), by), learned_note(records)))))
+        return Split(records, [], " ".join(filter(None, (_too_few(records, len(groups), by), learned_note(records)))))
     random.Random(seed).shuffle(groups)
     wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
     for group in groups:
@@ -109,12 +110,13 @@ def _labels_note(heldout: list[dict]) -> str:
     return f"Held-out answers that belong to several questions, and are trained on in no wording: {several}; {LABELS}." if several else ""
 
 
-def _too_few(records: int, groups: int, by: str) -> str:
-    if records < FEWEST_RECORDS:
-        return (f"{records} records are too few to hold any out: train on all, and write questions of your own "
+def _too_few(records: list[dict], groups: int, by: str) -> str:
+    if len(records) < FEWEST_RECORDS:
+        return (f"{len(records)} records are too few to hold any out: train on all, and write questions of your own "
                 f"for a test; from {FEWEST_RECORDS} records on a part can be held out.")
-    mend = LABELS if by == "answer" else "write more that differ"
-    return (f"A group is what shares {SHARED[by]}, and {records} records make only {groups} of them, so nothing "
+    helps = by == "answer" and len(fact_groups(records, "question")) >= FEWEST_GROUPS
+    mend = LABELS if helps else "write more that differ"
+    return (f"A group is what shares {SHARED[by]}, and {len(records)} records make only {groups} of them, so nothing "
             f"is held out: {mend}.")
 
 

@@ -16,18 +16,6 @@ HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s]")
 FEW_WAYS = 4  # of asking; a file of questions has more
 
 
-def learned_note(records: list[dict]) -> str:
-    """Say how many answers are learned, where some are not: of a record, training learns the last one."""
-    if sum(message["role"] == "assistant" for record in records for message in record["messages"]) == len(records):
-        return ""
-    begun = beginnings(records)
-    learned = {places[-1] for places in begun}
-    answers = learned | {place for record, places in zip(records, begun, strict=True)
-                         for message, place in zip(record["messages"], places, strict=True) if message["role"] == "assistant"}
-    return "" if answers == learned else (f"{len(learned):,} of {len(answers):,} answers {'is' if len(learned) == 1 else 'are'} learned, "
-                                          "the last of each record; one_row_a_reply(records) makes a record of each answer.")
-
-
 def beginnings(records: list[dict]) -> list[list[int]]:
     """Return for each record a number for what was said up to each of its messages: conversations that begin alike share it."""
     numbers, found = {}, []

@@ -9,7 +9,7 @@ from numbers import Integral
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers.ask.scores import holds_phrase
+from helpers.data.phrases import holds_phrase
 from helpers.exercises.core import (
     Said,
     Unfit,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from helpers.ask.answers import Answer, compare_answers, generate_answers, stream_answer
-from helpers.ask.scores import holds_phrase, score_answers
+from helpers.ask.scores import score_answers
+from helpers.data.phrases import holds_phrase
 from helpers.model.base_model import base_model_path
 
 QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lighthouse, and who keeps it in winter?", "What is 3 + 4?"]

@@ -36,6 +36,8 @@ CONVERTED = {  # a record -> its messages
                                     [ASKED, ANSWER]),
     "keys with a word more": ({"messages": [ASKED, ANSWER], "conversation_id": "ab12", "conversationHash": "7", "instruction_id": 1, "completion_id": "x",
                                "n_messages": 2, "prompt_en": "?", "reasoning_id": 3}, [ASKED, ANSWER]),
+    "names of things": ({"prompt": "Where?", "completion": "Here.", "tools": ["hammer", "saw"], "content": "x"}, [ASKED, ANSWER]),
+    "the question once more": ({"instruction": "Where?", "question": "Where?", "output": "Here."}, [ASKED, ANSWER]),
     "tags": ({"messages": [ASKED, ANSWER], "labels": ["geo"], "label": 1, "tool": "argilla", "function": "chat", "sytem": None}, [ASKED, ANSWER]),
     "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
 }
@@ -91,10 +93,18 @@ REFUSED = {  # a record -> what is said about it
                             ("holds a part that is no text (thinking)", "into the answer")),
     "a call as a part": (answer(content=[{"type": "tool_use", "name": "f"}]), ("holds a part that is no text (tool_use)", "calls of tools")),
     "messages as a text": ({"messages": json.dumps([ASKED, ANSWER])}, ("a list written as a text (json.loads reads it)", "write {")),
-    "records in a list": ({"data": [answer()]}, ("if the records stand in the list 'data'", "on a line of its own")),
+    "records in a list": ({"data": [answer()]}, ("'data' is a list; if the records stand in it", "on a line of its own")),
     "input beside messages": (answer() | {"input": "More."}, ('"input" stands beside "messages"', "into the message that it belongs to")),
     "history beside messages": (answer() | {"history": [["a", "b"]]}, ('"history" stands beside "messages"', "into the message")),
     "another prompt beside messages": (answer() | {"prompt": "Who?"}, ('"prompt" stands beside "messages"', "into the message")),
+    "a question beside a pair": ({"instruction": "You are a pirate.", "question": "Where?", "output": "Here."}, ('"question" stands beside', "into the message")),
+    "Question and Answer": ({"Question ": "Where?", "Answer": "Here."}, ('"Question " and "Answer" are not read', '"prompt" and "completion"')),
+    "a verdict": ({"text": "Is it broken?", "answer": "accept"}, ('"answer" is a verdict', "write a question and its answer")),
+    "lists of another API": ({"input": [ASKED], "output": [ANSWER]}, ('rename "input" to "prompt"', 'to "completion"')),
+    "message and response": ({"message": "Where?", "response": "Here."}, ('"instruction" is missing', 'rename "message"')),
+    "a conversation under another key": ({"conv_0001": [ASKED, ANSWER]}, ("stands under 'conv_0001'", 'rename that key to "messages"')),
+    "a blank key phrase": (pair(key_phrase=" "), ('"key_phrase" is blank', "or remove it")),
+    "a blank one among several": (pair(accept=["Here", "\u200b"]), ('"accept" is blank', "or remove it")),
     "two questions": (pair(instruction="Who?"), ('"instruction" stands beside "prompt"', "into the message")),
     "two systems": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be long."}, ("system, system, user", "a system message only first")),
     "history of one": (pair(history=[["a"]]), ('"history" is no list of pairs', '[["question", "answer"], ...]')),
@@ -130,7 +140,7 @@ def test_what_would_be_lost_is_refused_with_file_line_key_and_mend(tmp_path, nam
 
 @pytest.mark.parametrize(("record", "mend"), [
     (MARLOW, "convert=True"), (pair(), "convert=True"), (CONVERTED["ShareGPT"][0], "convert=True"), (CONVERTED["dolly"][0], "convert=True"),
-    (answer() | {"system": "Be brief."}, "convert=True"), (answer(weight=1), "remove the key"), (answer() | {"tools": [1]}, "remove the record")])
+    (answer() | {"system": "Be brief."}, "convert=True"), (answer(weight=1), "remove the key"), (answer() | {"tools": [{"name": "f"}]}, "remove the record")])
 def test_without_convert_nothing_is_lost_either(tmp_path, record, mend):
     with pytest.raises(DatasetError, match=mend):
         load_sft_jsonl(write(tmp_path, record))
@@ -169,3 +179,28 @@ def test_what_is_passed_on_goes_into_a_table(tmp_path):
     records = load_sft_jsonl(write(tmp_path, answer(id=1), answer(id="one"), answer(content=[{"type": "text", "text": "Here."}])))
     rows = Dataset.from_list([{"prompt": record["messages"][:-1], "completion": record["messages"][-1:]} for record in records])
     assert rows[:] == {"prompt": [[ASKED]] * 3, "completion": [[ANSWER]] * 3}
+
+
+def test_a_conversation_that_is_a_list_of_its_own_is_told_how_to_become_a_record(tmp_path):
+    (tmp_path / "lists.jsonl").write_text("\n".join(json.dumps([ASKED, ANSWER]) for _ in range(1000)), encoding="utf-8")
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(tmp_path / "lists.jsonl")
+    assert 'put {"messages": before the list and } behind it' in str(error.value) and str(error.value).count("\n") == 3
+    (tmp_path / "one.jsonl").write_text(json.dumps([ASKED, ANSWER]), encoding="utf-8")
+    with pytest.raises(DatasetError, match="before the list"):
+        load_sft_jsonl(tmp_path / "one.jsonl")
+    (tmp_path / "by id.jsonl").write_text("\n".join(json.dumps({f"conv_{n}": [ASKED, ANSWER]}) for n in range(1000)), encoding="utf-8")
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(tmp_path / "by id.jsonl")
+    assert str(error.value).count("\n") == 3 and "and 997 more of this sort" in str(error.value)
+
+
+def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp_path, capsys):
+    good = pair(key_phrase="here")
+    assert len(load_sft_jsonl(write(tmp_path, good, good, pair(key_phrase="there"), pair(accept=["nowhere", 3])), convert=True)) == 4
+    assert "answers without their own key_phrase: 2, the first in line 3" in capsys.readouterr().out
+    for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
+        load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
+        assert f"marks of a chat template in their text: 1, the first in line 2 ({mark})" in capsys.readouterr().out
+    load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b")), convert=True)
+    assert not capsys.readouterr().out

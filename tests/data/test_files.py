@@ -67,6 +67,15 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "gzip, cut": (gzip.compress(CHAT.encode() * 9)[:-9], 1, "the gzip archive is broken", "download it"),
     "CSV": ('prompt,completion\n"a, ""b""\n\nc",d\n' + "q,a\n" * 3000, 1, "(CSV)", "pandas.read_csv("),
     "CSV, cut in a cell": ("prompt,completion\n" + "q,a\n" * 18 + '"a\nb",c\n' * 3, 1, "(CSV)", "pandas.read_csv("),
+    "TSV, empty cells": ("question\tanswer\t\nq1\ta1\t\nq2\t\t\n", 1, "(TSV)", r'sep="\t"'),
+    "CSV, a long cell": ('question,answer\n"' + "word " * 2000 + '",b\nc,d\n', 1, "(CSV)", "pandas.read_csv("),
+    "CSV, columns left over": ("question,answer,,\nq1,a1,,\nq2,a2,,\n", 1, "(CSV)", "pandas.read_csv("),
+    "CSV, a line for Excel": ("sep=;\nquestion;answer\nq1;a1\n", 1, "(CSV)", "skiprows=1"),
+    "CSV under a title": ("Helpdesk 2024,\nquestion,answer\nq1,a1\n", 1, "(CSV)", "skiprows=1"),
+    "CSV, brackets in a name": ("Question [EN],Answer\nq1,a1\n", 1, "(CSV)", "pandas.read_csv("),
+    "CSV, brackets in cells": ("question,answer\n[urgent] Kettle leaks,Bench 2\n{x},Bench 1\n", 1, "(CSV)", "pandas.read_csv("),
+    "CSV without names": ("What is 2+2?,4\nWhat is 3+3?,6\n", 1, "(CSV)", 'if its first line is a record: header=None, names=["prompt", "completion"]'),
+    "one conversation, pretty": (json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], indent=1), 1, "one conversation", '{"messages": [...]}'),
     "TSV": ("prompt\tcompletion\na, b\tc\n", 1, "a tab between its columns (TSV)", r'sep="\t"'),
     "CSV of Excel": ("prompt;completion\na, b;c\n", 1, "a semicolon between", 'sep=";"'),
     "text": ("Hello, lighthouse.\nIt is tall.\n" * 200, 1, "text, not JSON", "a JSON object on each line"),
@@ -84,7 +93,7 @@ def refused(path):
     """Return the sentence with which a file, or what is no path, is refused."""
     with pytest.raises(DatasetError) as error:
         load_sft_jsonl(path, convert=True)
-    assert str(error.value).count("\n") == 0 and len(str(error.value)) < len(str(path)) + 400
+    assert str(error.value).count("\n") == 0 and len(str(error.value)) < len(str(path)) + 420
     return str(error.value)
 
 

@@ -1,0 +1,57 @@
+"""Say whether an answer holds a phrase, however both are written."""
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from helpers.data.wording import HIDDEN
+
+NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+MARKS = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.category(char).startswith("M") and not re.match(f"[{NO_SPACES}]", char))
+LETTER = rf"(?:[^\W{NO_SPACES}]|[{MARKS}])"  # a letter or digit of a script that has spaces between words, or a vowel sign
+INDENTED, LINE = re.compile(r"\n[ \t]+\S"), re.compile(r"\n([ \t]*)")
+IN_WORD = re.compile(LETTER)  # compiled once: it takes ten milliseconds
+TWINS = str.maketrans({**dict.fromkeys("’‘‚‛´`", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑‒–−", "-")})  # what keyboards and editors write for them
+ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
+    (re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![.,]?\d)"), lambda found: found[0].replace(",", "")),  # 1,000
+    (re.compile(r"(?<![\d.,])(\d+)[.,](\d+)(?![.,]?\d)"), r"\1_\2"),  # 31.5 or 31,5, and neither a date nor a list of numbers
+    (re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])"), r"\1_of_\2"),  # 3/4
+    (re.compile(r"(?<![\w)])-(?=\d)"), "_"),  # -5
+    (re.compile(r"(?<=[^\W\d_])\++(?!\w)"), "_plus"),  # C++
+    (re.compile(r"(?<=[^\W\d_])#(?!\w)"), "_sharp"),  # C#
+)
+
+
+def phrases_of(right) -> list[str]:
+    """Return the phrases of which one must be in a right answer: of a record, of a list of them, or the phrase itself."""
+    if isinstance(right, dict):
+        right = right["accept"] if "accept" in right else right["key_phrase"]
+    return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
+
+
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Say whether the text holds the phrase as whole words: "Au" is not in "because".
+
+    In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
+    their endings, without spaces. Case, white space, signs that nobody sees, and how a character, a quotation mark or a
+    thousand is written make no difference, but in a phrase that is indented, such as a program, its lines do.
+    31 is not in 31.5, 5 not in -5, C not in C++.
+    """
+    text, phrase = plain(text, INDENTED.search(phrase)), plain(phrase, INDENTED.search(phrase))
+    starts = (found.start() for found in re.finditer(f"(?={re.escape(phrase)})", text))
+    return any(not (start and IN_WORD.match(text, start - 1)) and not IN_WORD.match(text, start + len(phrase)) for start in starts)
+
+
+def plain(text: str, indented: object = False) -> str:
+    """Return a text as it is compared; indented: how far its lines stand from the edge matters too."""
+    if indented:
+        text = LINE.sub(lambda found: f" line_{len(found[1].expandtabs(4))} ", text)
+    text = " ".join(HIDDEN.sub("", unicodedata.normalize("NFKC", text.translate(TWINS))).casefold().split())
+    for pattern, written in ONE_WORD:
+        text = pattern.sub(written, text)
+    return text
+
+
+def is_phrase(text: str, phrase: str) -> bool:
+    """Say whether the text is the phrase and nothing more; a full stop at the end makes no difference."""
+    return plain(text, INDENTED.search(phrase)).rstrip(".") == plain(phrase, INDENTED.search(phrase)).rstrip(".")
