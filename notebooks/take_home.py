@@ -20,19 +20,27 @@ IGNORED = {"id", "source", "key_phrase"}  # add keys of yours that the model nee
 QUIET = {"enable_thinking": False}  # for models that think aloud; the others pass over it
 
 
+def said(thing):  # the keys that say something
+    return {key for key in thing.keys() - IGNORED
+            if thing[key] not in (None, [], {}, QUIET) and str(thing[key]).strip()}
+
+
+def turns_of(role, content):  # TRL takes a list of messages too
+    return content if isinstance(content, list) else [{"role": role, "content": content}]
+
+
 def to_row(record):
-    keys = {key for key in record.keys() - IGNORED
-            if record[key] not in (None, [], {}) and str(record[key]).strip()}
-    if keys not in FORMS:
-        raise ValueError(f"nobody reads the keys {sorted(keys)} together")
+    if not isinstance(record, dict) or (keys := said(record)) not in FORMS:
+        raise ValueError(f"no object with keys that are read together: {str(record)[:90]}")
+    asked = [record[key] for key in ("prompt", "instruction", "input") if key in keys]
     turns = record["messages"] if "messages" in keys else [
-        {"role": "user", "content": "\n\n".join(
-            record[key] for key in ("prompt", "instruction", "input") if key in keys)},
-        {"role": "assistant", "content": record["completion" if "prompt" in keys else "output"]}]
+        *turns_of("user", asked[0] if len(asked) == 1 else "\n\n".join(asked)),
+        *turns_of("assistant", record["completion" if "prompt" in keys else "output"])]
     for turn in turns:
-        seen = "".join(filter(str.isprintable, turn["content"])).strip().encode()
-        if turn.keys() - IGNORED != {"role", "content"} or not seen:
+        text = turn["content"] if isinstance(turn["content"], str) else ""
+        if said(turn) != {"role", "content"} or not "".join(filter(str.isprintable, text)).strip():
             raise ValueError("a message has a role, a content with text, and nothing else")
+        text.encode()  # an emoji cut in two is no text
     roles = [turn["role"] for turn in turns]
     roles = roles[roles[0] == "system":]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
@@ -97,10 +105,12 @@ def main():
     trainer = SFTTrainer(
         model, settings, train_dataset=Dataset.from_list(train), processing_class=tokenizer,
         eval_dataset=Dataset.from_list(heldout), peft_config=lora)
-    whole = sum(tokenizer.eos_token_id in row["labels"] for row in trainer.train_dataset)
-    if lost := len(train) - whole:
+    whole = [tokenizer.eos_token_id in row["labels"]
+             for rows in (trainer.train_dataset, trainer.eval_dataset) for row in rows]
+    if lost := len(train) + len(heldout) - sum(whole):
         sys.exit(f"{lost} answers lack their end: raise max_length, or the template has another")
 
+    Path(args.output).mkdir(parents=True, exist_ok=True)  # now, not after an hour of training
     before = [ask(trainer.model, tokenizer, row["prompt"]) for row in heldout[:20]]
     trainer.train()  # and go back to the epoch with the lowest loss on what is held out
     for row, answer in zip(heldout[:20], before, strict=True):

@@ -104,17 +104,18 @@ def _padding_left(tokenizer):
         tokenizer.padding_side = side
 
 
-def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None):
+def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None,
+                    whole: bool = False):
     """Return a styled table: a row a question, a column for each named list of answers; right ones have a green edge and a tick.
 
     A question that is a list of messages is shown whole, each after its role. Text from models and files is escaped.
-    Raises ValueError where answers are named "question", as the first column is.
+    whole: as for score_answers. Raises ValueError where answers are named "question", as the first column is.
     """
     if "question" in answers:
         raise ValueError('answers are named "question", as the first column is: give them another name')
     columns = {"question": [prompt_text(question) for question in questions]}
     for name, given in answers.items():
-        right = score_answers(given, key_phrases) if key_phrases else [None] * len(given)
+        right = score_answers(given, key_phrases, whole) if key_phrases else [None] * len(given)
         columns[name] = [_mark(answer, ok) for answer, ok in zip(given, right, strict=True)]
     style = pd.DataFrame(columns).style.format(escape="html").format_index(escape="html", axis="columns").hide(axis="index")
     style = style.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top", "max-width": "22em"})

@@ -48,7 +48,7 @@ def test_it_is_short_and_takes_nothing_but_the_libraries():
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name.split(".")[0] for node in nodes for name in [getattr(node, "module", None) or node.names[0].name]}
     assert names == PLAIN
-    assert len([line for line in text.splitlines() if line.strip()]) <= 96 and max(map(len, text.splitlines())) <= 100
+    assert len([line for line in text.splitlines() if line.strip()]) <= 102 and max(map(len, text.splitlines())) <= 100
     assert text.endswith('if __name__ == "__main__":\n    main()\n')
 
 
@@ -74,6 +74,8 @@ FAULTS = {
     "no question": '{"messages": [{"role": "assistant", "content": "b"}]}',
     "the question comes last": '{"messages": [{"role": "user", "content": "a"}]}',
     "no content": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}',
+    "a number for an answer": '{"prompt": "a", "completion": 4}',
+    "a list on a line": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
     "no message": '{"messages": []}',
     "a weight": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}',
     "two forms": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "prompt": "c", "completion": "d"}',
@@ -100,6 +102,7 @@ def test_a_line_that_is_no_record_ends_it_with_file_and_line(fault, script, tmp_
     with pytest.raises(SystemExit) as end:
         script.read(path)
     assert str(end.value).startswith(f"{path}:3: ") and "\n" not in str(end.value)
+    assert not re.search("TypeError|AttributeError|format|attribute", str(end.value)) or fault == "an input that is false"
 
 
 @pytest.mark.parametrize("data", [None, "é".encode("latin-1"), '{"prompt": "a"}'.encode("utf-16"), gzip.compress(b"{}", mtime=0)])
@@ -115,6 +118,8 @@ def test_a_file_that_is_no_text_ends_it_with_one_sentence(data, script, tmp_path
 @pytest.mark.parametrize("record", [
     {"instruction": "a", "input": " ", "output": "b"}, {"prompt": None, "completion": None, "instruction": "a", "output": "b"},
     {"prompt": "a", "completion": "🐐"}, {"id": 0, "prompt": "a", "completion": "b", "input": None},
+    {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "chat_template_kwargs": {"enable_thinking": False}},
+    {"messages": [{"role": "user", "content": "a", "name": None, "tool_calls": []}, {"role": "assistant", "content": "b"}]},
     {"messages": [{"role": "system", "content": "s"}, *[{"role": role, "content": role} for role in ("user", "assistant")] * 2]}])
 def test_what_it_takes_the_course_reads_alike(record, script, tmp_path):
     path = write(tmp_path / "own.jsonl", [record])
@@ -165,12 +170,23 @@ def test_on_every_kind_it_leaves_an_adapter_that_loads_and_knows_its_end(kind, o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "number", "sentence"), [(600, 10, "10 answers lack their end"), (1, 4, "5 different questions")])
+@pytest.mark.parametrize(("words", "number", "sentence"), [(600, 10, "12 answers lack their end"), (1, 4, "5 different questions")])
 def test_what_can_not_teach_ends_it_before_training(words, number, sentence, tiny_qwen3, tmp_path):
     records = [{"prompt": f"{place}?", "completion": "goat " * words} for place in range(number + number // 5)]
-    run = run_script(write(tmp_path / "own.jsonl", records).name, tiny_qwen3, tmp_path)
+    ends(run_script(write(tmp_path / "own.jsonl", records).name, tiny_qwen3, tmp_path), sentence, tmp_path)
+
+
+def ends(run, sentence, folder):
     assert run.returncode == 1 and sentence in run.stderr and "Traceback" not in run.stderr
-    assert not (tmp_path / "适配器").exists()
+    assert not (folder / "适配器").exists()
+
+
+@pytest.mark.slow
+def test_what_is_held_out_must_have_its_end_too(script, tiny_qwen3, tmp_path):
+    records = [{"prompt": f"{place}?", "completion": "goat"} for place in range(5)]
+    _, [heldout] = script.split(script.read(write(tmp_path / "own.jsonl", records)))
+    records[int(heldout["prompt"][0]["content"][0])]["completion"] = "goat " * 600
+    ends(run_script(write(tmp_path / "own.jsonl", records).name, tiny_qwen3, tmp_path), "1 answers lack their end", tmp_path)
 
 
 @pytest.mark.slow
