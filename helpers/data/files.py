@@ -33,7 +33,7 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
     (rb"\xff\xfe|\xfe\xff", "text in UTF-16, not UTF-8; save the file as UTF-8 in your editor"),
     (rb".{0,999}\0", "no text in UTF-8 (it holds zero bytes); export the records as JSONL in UTF-8"),
 )
-NO_NAMES = ' (if its first line is a record: header=None, names=["prompt", "completion"])'
+NO_NAMES = ' (without a line of names: header=None, names=["prompt", "completion"])'
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
 LIST = ("the file is one JSON list", "write each of its objects on a line of its own, with no brackets around them and no commas between them")

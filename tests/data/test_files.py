@@ -74,7 +74,7 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "CSV under a title": ("Helpdesk 2024,\nquestion,answer\nq1,a1\n", 1, "(CSV)", "skiprows=1"),
     "CSV, brackets in a name": ("Question [EN],Answer\nq1,a1\n", 1, "(CSV)", "pandas.read_csv("),
     "CSV, brackets in cells": ("question,answer\n[urgent] Kettle leaks,Bench 2\n{x},Bench 1\n", 1, "(CSV)", "pandas.read_csv("),
-    "CSV without names": ("What is 2+2?,4\nWhat is 3+3?,6\n", 1, "(CSV)", 'if its first line is a record: header=None, names=["prompt", "completion"]'),
+    "CSV without names": ("What is 2+2?,4\nWhat is 3+3?,6\n", 1, "(CSV)", 'without a line of names: header=None, names=["prompt", "completion"]'),
     "one conversation, pretty": (json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], indent=1), 1, "one conversation", '{"messages": [...]}'),
     "TSV": ("prompt\tcompletion\na, b\tc\n", 1, "a tab between its columns (TSV)", r'sep="\t"'),
     "CSV of Excel": ("prompt;completion\na, b;c\n", 1, "a semicolon between", 'sep=";"'),
@@ -93,7 +93,7 @@ def refused(path):
     """Return the sentence with which a file, or what is no path, is refused."""
     with pytest.raises(DatasetError) as error:
         load_sft_jsonl(path, convert=True)
-    assert str(error.value).count("\n") == 0 and len(str(error.value)) < len(str(path)) + 420
+    assert str(error.value).count("\n") == 0 and len(str(error.value)) < 3 * len(str(path)) + 340  # as the mend names it
     return str(error.value)
 
 
