@@ -1,7 +1,8 @@
 """Share the tests out among workers: those that share what is slow to make, or measure time or memory, go to one."""
 import pytest
 
-TOGETHER = ("browser/", "training/test_memory", "training/test_resume", "tools/test_offline_kit", "model/test_base_model")
+TOGETHER = ("browser/", "training/test_memory", "training/test_resume", "tools/test_offline_kit", "model/test_base_model", "notebooks/test_gguf",
+            "tools/test_rendered_edition")
 
 
 @pytest.hookimpl(optionalhook=True)
