@@ -23,15 +23,6 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def core_quota() -> int | None:
-    """Return how many cores' time a container may use (Linux, cgroup 2); None where nothing limits it."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):  # another system, or the word max
-        return None
-
-
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 _chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")
@@ -44,8 +35,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
-if (_cores := core_quota()) and _cores < (os.cpu_count() or 1):  # PyTorch would count the cores of the whole machine
-    os.environ.setdefault("OMP_NUM_THREADS", str(_cores))
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several GPUs in one process SFTTrainer stops
 # PyTorch asks Linux for its large tensors in pages of 2 MB instead of 4 KB: training spends less time in the system.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

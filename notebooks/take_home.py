@@ -25,20 +25,21 @@ def said(thing):  # the keys that say something
             if thing[key] not in (None, [], {}, QUIET) and str(thing[key]).strip()}
 
 
-def turns_of(role, content):  # TRL takes a list of messages too
-    return content if isinstance(content, list) else [{"role": role, "content": content}]
-
-
 def to_row(record):
     if not isinstance(record, dict) or (keys := said(record)) not in FORMS:
         raise ValueError(f"no object with keys that are read together: {str(record)[:90]}")
-    asked = [record[key] for key in ("prompt", "instruction", "input") if key in keys]
-    turns = record["messages"] if "messages" in keys else [
-        *turns_of("user", asked[0] if len(asked) == 1 else "\n\n".join(asked)),
-        *turns_of("assistant", record["completion" if "prompt" in keys else "output"])]
+    texts = [record[key] for key in ("prompt", "instruction", "input") if key in keys]
+    answer = record.get("completion" if "prompt" in keys else "output")
+    if "messages" in keys:
+        turns = record["messages"]
+    elif "prompt" in keys and isinstance(texts[0], list) and isinstance(answer, list):
+        turns = texts[0] + answer  # as TRL has them
+    else:
+        asked = "\n\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     for turn in turns:
-        text = turn["content"] if isinstance(turn["content"], str) else ""
-        if said(turn) != {"role", "content"} or not "".join(filter(str.isprintable, text)).strip():
+        text = isinstance(turn, dict) and said(turn) == {"role", "content"} and turn["content"]
+        if not isinstance(text, str) or not "".join(filter(str.isprintable, text)).strip():
             raise ValueError("a message has a role, a content with text, and nothing else")
         text.encode()  # an emoji cut in two is no text
     roles = [turn["role"] for turn in turns]

@@ -37,6 +37,7 @@ DATA = ROOT / "data"
 GOAL = 0.9
 RESULT = "RESULT "
 CORES = psutil.cpu_count(logical=False) or 1
+AS_THEY_COME = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200", "THP_MEM_ALLOC_ENABLE": "0"}  # what helpers sets, undone
 
 
 def load(name, folder=DATA):
@@ -204,7 +205,7 @@ def child_trl(threads: int) -> dict:
         (Path(folder) / "data" / "train.jsonl").write_bytes((DATA / "train.jsonl").read_bytes())
         words = ["trl.cli.main", "sft", "--model_name_or_path", base_model_path(), "--dataset_name", f"{folder}/data", "--use_peft",
                  "--output_dir", f"{folder}/out", "--report_to", "none", "--bf16", str(training_precision()["bf16"]), "--use_cpu"]
-        with ((Path(folder) / "log").open("w") as log, started(*words, folder=folder, threads=threads, output=log) as process,
+        with ((Path(folder) / "log").open("w") as log, started(*words, folder=folder, threads=threads, output=log, **AS_THEY_COME) as process,
               memory_of(process) as peaks):
             process.wait()
         printed = (Path(folder) / "log").read_text(encoding="utf-8")
@@ -230,9 +231,8 @@ def child_speed(budget: float) -> dict:
 
 def speeds() -> dict[str, dict[str, float]]:
     """Measure the speed alone, with one core busy, and of two runs at once (the slower one), before and after."""
-    as_they_come = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200", "THP_MEM_ALLOC_ENABLE": "0", "OMP_NUM_THREADS": str(CORES)}
     found: dict[str, dict[str, float]] = {}
-    for name, environment in (("as the libraries come", as_they_come), ("as the course sets them", {})):
+    for name, environment in (("as the libraries come", AS_THEY_COME | {"OMP_NUM_THREADS": str(CORES)}), ("as the course sets them", {})):
         def one(environment=environment) -> float:
             return run_child("speed", environment=environment)["records_per_second"]
         found[name] = {"alone": one()}

@@ -43,7 +43,7 @@ def score_answers(answers: Sequence, expected: Sequence, whole: bool = False) ->
     """
     same = is_phrase if whole else holds_phrase
     pairs = [(getattr(answer, "text", answer), phrases_of(right)) for answer, right in zip(answers, expected, strict=True)]
-    if blank := [place for place, (_, phrases) in enumerate(pairs) if not all(map(plain, phrases))]:
+    if blank := [place for place, (_, phrases) in enumerate(pairs) if not phrases or not all(map(plain, phrases))]:
         raise ValueError(f"expected[{blank[0]}] is blank: give what a right answer holds")
     return [any(same(answer, phrase) for phrase in phrases) for answer, phrases in pairs]
 
@@ -63,7 +63,7 @@ def right_of(scores: Sequence[bool]) -> Count:
 
 
 def _check_scores(scores: Sequence[bool]) -> None:
-    if wrong := [score for score in scores if isinstance(score, str) or score not in (0, 1)]:
+    if wrong := [score for score in scores if score not in (0, 1)]:
         raise ValueError(f"{wrong[0]!r:.40} is neither True nor False: give the list that score_answers returns")
 
 

@@ -12,6 +12,7 @@ from helpers.data.chat import THINKING_OFF
 FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 PAIRS = (("prompt", "completion"), ("instruction", "output"), ("instruction", "response"))  # what is asked, and its answer
 IN_PAIRS = {*sum(PAIRS, ())}
+MESSAGE = {"role", "content"}  # the keys of a message that are read
 HOLDERS = IN_PAIRS | {"messages", "conversations"}  # what may hold a conversation, or half of it
 PLACED = ("system", "history", "input", "context")  # each of them has its one place in a conversation
 SAME = (("prompt", "instruction", "question", "query", "input", "problem", "user", "text", "message"),  # other names of what is asked
@@ -32,7 +33,7 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
 ) for key in keys}
 SWITCHES = {"label": (True, False), "kto_tag": (True, False), "enable_thinking": (True,)}  # only these values of them carry meaning
 CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
-ASKED = ("question", "query", "problem")  # beside a pair one of these would be a second question
+ASKED = ("question", "query")  # beside a pair one of these would be a second question
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
@@ -100,7 +101,7 @@ def _meant(key: str) -> str | None:
 
     A word more, as in conversation_id, makes another key of it.
     """
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or any(key in names for names in SAME):
+    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or any(key.strip().casefold() in names for names in SAME):
         return None
     near = get_close_matches(key.strip().casefold(), KNOWN, 1, cutoff=0.85)
     return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
@@ -138,7 +139,7 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
 
 def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
-    if record[key] in [record[column] for column in columns]:
+    if any(record[key] == said or key in ASKED and str(record[key]) in str(said) for said in map(record.get, columns)):
         return False
     turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
     if isinstance(record[key], list) and [_renamed(turn) for turn in record[key]] == [_renamed(turn) for turn in turns]:
@@ -148,13 +149,13 @@ def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
 
 def _no_columns(record: dict) -> str:
     found = [_named(record, names) for names in SAME]
-    if all(found) and record[found[1]] in VERDICTS:
+    if {"text", "answer"} <= set(record) and record["answer"] in VERDICTS:
         return f'"{found[1]}" is a verdict on the text ({record[found[1]]}), not an answer to it; write a question and its answer: {FORM}'
     if all(found):
         return f'the keys "{found[0]}" and "{found[1]}" are not read; rename them to "prompt" and "completion", and use convert=True'
     for key, value in record.items():
-        if is_chat(value):
-            return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "messages"'
+        if right := key_of_chat(value):
+            return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "{right}"'
         if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
             return f'the key "messages" is missing, and {key!r:.40} is a list; if the records stand in it, write each of them on a line of its own'
     return f'the key "messages" is missing; write {FORM}'
@@ -166,9 +167,10 @@ def _named(record: dict, names: tuple[str, ...]) -> str | None:
     return next((keys[name] for name in names if name in keys), None)
 
 
-def is_chat(value: object) -> bool:
-    """Say whether this is a list of messages, of whatever tool."""
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+def key_of_chat(value: object) -> str | None:
+    """Return under which key a list of turns is read: messages, or ShareGPT's conversations; None for anything else."""
+    turns = value if isinstance(value, list) and all(isinstance(turn, dict) for turn in value) else []
+    return next((key for key, names in (("messages", MESSAGE), ("conversations", {"from", "value"})) if turns and all(names <= set(turn) for turn in turns)), None)
 
 
 def _missing(record: dict, column: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.columns import COURSE, FORM, LOST, conversation, filled, is_chat, lost_keys, other_keys
+from helpers.data.columns import COURSE, FORM, LOST, MESSAGE, conversation, filled, key_of_chat, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
 from helpers.data.notes import ignored_note, learned_note, marks_note, phrases_note
 from helpers.data.phrases import phrases_of, plain
@@ -16,7 +16,7 @@ from helpers.data.wording import SEEN
 ROLES = ("system", "user", "assistant")
 RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
 TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
-MESSAGE, PART = {"role", "content"}, {"type", "text"}  # the keys that are read
+PART = {"type", "text"}  # the keys of a part that are read
 SHOWN = 3  # faults of one sort that are listed
 
 
@@ -24,8 +24,8 @@ def load_sft_jsonl(path: str | Path, convert: bool = False) -> list[dict]:
     """Return the records of a JSONL file, each a dict with `messages`, whose messages have role and content alone.
 
     convert: make messages of prompt/completion and alpaca columns (system and history become messages, input and context
-    the end of the question) and of ShareGPT's conversations. Other keys stay in the record, and a line is printed that
-    names those that nothing here reads; another one counts the answers that are not learned.
+    the end of the question) and of ShareGPT's conversations. Other keys stay in the record. Lines that are printed name
+    the keys that nothing here reads, and count what is no fault and good to know (helpers.data.notes).
     Blank lines are passed over. Raises DatasetError, which lists the faults of the file together.
     """
     records, notes = read_records(path, convert)
@@ -116,7 +116,7 @@ def _is_json(text: str) -> bool:
 def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
     """Return a record with its messages, and all that is wrong with it, each with what to do."""
     if not isinstance(record, dict):
-        mend = 'put {"messages": before the list and } behind it' if is_chat(record) else f"write {FORM}"
+        mend = f'put {{"{key}": before the list and }} behind it' if (key := key_of_chat(record)) else f"write {FORM}"
         return record, [f"the line holds a {type(record).__name__}, not an object; {mend}"]
     messages, faults = conversation(record, convert)
     if not faults and (not isinstance(messages, list) or not messages):
@@ -124,7 +124,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     faults = faults or [fault for number, message in enumerate(messages, start=1) for fault in _faults_in_message(number, message)]
     if faults:
         return record, faults
-    if blank := [key for key in ("key_phrase", "accept") if key in record and not all(map(plain, phrases_of({key: record[key]})))]:
+    if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
         return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
     rest = other_keys(record)
     ignored.update(("kept in the record", key) for key in rest if key not in COURSE and filled(rest[key]))

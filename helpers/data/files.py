@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from helpers import at_home
-from helpers.data.columns import HOLDERS, SAME
+from helpers.data.columns import HOLDERS, SAME, key_of_chat
 
 PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
@@ -104,25 +104,27 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     first = [line.strip() for line in top]
     try:
         whole = json.loads(first[0]) if first else None
-        one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) and "role" not in item for item in whole)
+        one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole) and not key_of_chat(whole)
         return "1: " + "; ".join(LIST) if one_list else None
     except (ValueError, RecursionError):
         json_like = [line.startswith((b"{", b"[")) and not HEADING.fullmatch(first[0]) for line in first]
-        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top])
+        blank = next(place for place, line in enumerate(lines) if line.strip())
+        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank)
         if table == TEXT and any(json_like):
             return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
         return table
 
 
-def _table_kind(path: str | Path, lines: list[str]) -> str:
+def _table_kind(path: str | Path, lines: list[str], blank: int) -> str:
+    """Say what kind of table these lines are, above which so many blank ones stand, or that they are text."""
     if before := re.match(r'([^{,;\t]{1,12})\{"', lines[0]):
         return f"1: {before[1]!r} stands before the object; remove it, so that each line is one JSON object and nothing else"
     skip = 1 if re.fullmatch(r"sep=.", lines[0].strip()) else 0  # a line for Excel
     for separator, (name, kind, option) in TABLES.items():
         if (above := _lines_above_names(lines[skip:], separator)) is not None:
-            mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={skip + above}" * bool(skip + above))
-            known = {name.strip(' "').casefold() for name in lines[skip + above].split(separator)} & {*sum(SAME, ()), *HOLDERS}
-            mend += NO_NAMES * (not known)
+            mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={blank + skip + above}" * bool(skip + above))
+            names = [name.strip(' "').casefold() for name in lines[skip + above].split(separator)]
+            mend += NO_NAMES * (len(names) == 2 and not {*names} & {*sum(SAME, ()), *HOLDERS})
             if any("\ufffd" in line for line in lines):
                 mend = "its text is not UTF-8: save it as CSV in UTF-8 first, and check that file"
             return f"1: this is a table with a {name} between its columns ({kind}); {mend}"
@@ -154,8 +156,8 @@ def _long_kind(text: str, first: bytes) -> str | None:
     what, mend = LIST if first.startswith(b"[") else PRETTY
     try:
         value, end = json.JSONDecoder().raw_decode(text, start := len(text) - len(text.lstrip()))
-        if isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value):
-            what, mend = "the file is one conversation", 'write it on one line, as {"messages": [...]}'
+        if key := key_of_chat(value):
+            what, mend = "the file is one conversation", f'write it on one line, as {{"{key}": [...]}}'
         return f"1: {what}; {mend}" if "\n" in text[start:end] else None
     except json.JSONDecodeError as error:
         slip = f", with a slip on this line ({error.msg} at column {error.colno})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from helpers.data.phrases import holds_phrase, phrases_of
+from helpers.data.phrases import has_phrase, holds_phrase, phrases_of
 from helpers.data.wording import beginnings
 
 MARKS = re.compile(r"\[/?INST\]|<\|\w+\|>|<(?:start|end)_of_turn>|^### ?(?:Instruction|Input|Response):|^(?:Human|Assistant): ", re.MULTILINE)
@@ -31,9 +31,9 @@ def ignored_note(ignored: Counter) -> str:
 
 def phrases_note(records: list[dict], numbers: list[int]) -> str:
     """Say how many records hold no answer that would be right by their own key_phrase or accept."""
-    wrong = [number for record, number in zip(records, numbers, strict=True) if {"key_phrase", "accept"} & record.keys()
+    wrong = [number for record, number in zip(records, numbers, strict=True) if has_phrase(record)
              and not any(holds_phrase(record["messages"][-1]["content"], phrase) for phrase in phrases_of(record))]
-    return f"answers without their own key_phrase: {len(wrong):,}, the first in line {wrong[0]}; by it they would count as wrong" if wrong else ""
+    return f"answers without their own key_phrase or accept: {len(wrong):,}, the first in line {wrong[0]}; by it they would count as wrong" if wrong else ""
 
 
 def marks_note(records: list[dict], numbers: list[int]) -> str:

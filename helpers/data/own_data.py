@@ -11,10 +11,11 @@ import pandas as pd
 
 from helpers.data.notes import learned_note
 from helpers.data.tokens import record_tokens
-from helpers.data.wording import asked_words, beginnings, said, words
+from helpers.data.wording import asked_words, beginnings, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
+GREETING = 4  # conversations that one beginning may have and still belong together
 STEPS = 40  # after some dozens of steps answers change (notebooks 07 and 10)
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 4  # a record that is seen more often is learned by heart
 RECORDS_A_STEP = (4, 2)  # as in notebook 07; two, where a small file makes too few steps
@@ -38,7 +39,7 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
 
     by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too, unless
     it is what differs (wording.asked_words). The answer is the one that is learned; a record that
-    another one goes on from belongs to it, but not a greeting, from which several go on. Raises ValueError for another word in by.
+    another one goes on from belongs to it, but not a greeting, from which more than four go on. Raises ValueError for another word in by.
     """
     if by not in SHARED:
         raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
@@ -53,7 +54,7 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
         shared.add_edge(place, ("question", asked[place]))
         if by == "answer":
             shared.add_edge(place, ("answer", words(record["messages"][-1]["content"])))
-        shared.add_edges_from((place, ("begins", start)) for start in begun[place] if start in whole and len(goes_on.get(start, ())) <= 1)
+        shared.add_edges_from((place, ("begins", start)) for start in begun[place] if start in whole and len(goes_on.get(start, ())) <= GREETING)
     groups = (sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
     return sorted(groups)
 
@@ -104,8 +105,8 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
 def _labels_note(heldout: list[dict]) -> str:
     """Say how many held-out answers belong to several questions: such a fact, or label, is never seen in training."""
     questions: dict = {}
-    for record in heldout:
-        questions.setdefault(words(record["messages"][-1]["content"]), set()).add(words(said(record, "user")))
+    for record, asked in zip(heldout, asked_words(heldout), strict=True):
+        questions.setdefault(words(record["messages"][-1]["content"]), set()).add(asked)
     several = sum(len(each) > 1 for each in questions.values())
     return f"Held-out answers that belong to several questions, and are trained on in no wording: {several}; {LABELS}." if several else ""
 

@@ -9,15 +9,16 @@ from helpers.data.wording import HIDDEN
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.category(char).startswith("M") and not re.match(f"[{NO_SPACES}]", char))
 LETTER = rf"(?:[^\W{NO_SPACES}]|[{MARKS}])"  # a letter or digit of a script that has spaces between words, or a vowel sign
-INDENTED, LINE = re.compile(r"\n[ \t]+\S"), re.compile(r"\n([ \t]*)")
+INDENTED, LINE = re.compile(r"\n[ \t]+\S"), re.compile(r"\n(?:[ \t\r]*\n)*([ \t]*)")
+STOPS = " .。।"
 IN_WORD = re.compile(LETTER)  # compiled once: it takes ten milliseconds
 TWINS = str.maketrans({**dict.fromkeys("’‘‚‛´`", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑‒–−", "-")})  # what keyboards and editors write for them
 ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
-    (re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![.,]?\d)"), lambda found: found[0].replace(",", "")),  # 1,000
+    (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5
     (re.compile(r"(?<![\d.,])(\d+)[.,](\d+)(?![.,]?\d)"), r"\1_\2"),  # 31.5 or 31,5, and neither a date nor a list of numbers
     (re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])"), r"\1_of_\2"),  # 3/4
-    (re.compile(r"(?<![\w)])-(?=\d)"), "_"),  # -5
-    (re.compile(r"(?<=[^\W\d_])\++(?!\w)"), "_plus"),  # C++
+    (re.compile(r"(?:^|(?<=[\s(\[=:$]))-(?=\d)"), "_"),  # -5, and no range
+    (re.compile(r"(?<=[^\W\d_])\++(?![+\w])"), lambda found: "_plus" * len(found[0])),  # C++
     (re.compile(r"(?<=[^\W\d_])#(?!\w)"), "_sharp"),  # C#
 )
 
@@ -25,8 +26,13 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
 def phrases_of(right) -> list[str]:
     """Return the phrases of which one must be in a right answer: of a record, of a list of them, or the phrase itself."""
     if isinstance(right, dict):
-        right = right["accept"] if "accept" in right else right["key_phrase"]
+        right = next((right[key] for key in ("accept", "key_phrase") if right.get(key) not in (None, [])), [])
     return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
+
+
+def has_phrase(record: dict) -> bool:
+    """Say whether a record names what a right answer holds: a key_phrase, or accept; null and an empty list name nothing."""
+    return bool(phrases_of(record))
 
 
 def holds_phrase(text: str, phrase: str) -> bool:
@@ -34,7 +40,7 @@ def holds_phrase(text: str, phrase: str) -> bool:
 
     In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
     their endings, without spaces. Case, white space, signs that nobody sees, and how a character, a quotation mark or a
-    thousand is written make no difference, but in a phrase that is indented, such as a program, its lines do.
+    thousand (1,000 or 1000) is written make no difference, but in a phrase that is indented, such as a program, its lines do.
     31 is not in 31.5, 5 not in -5, C not in C++.
     """
     text, phrase = plain(text, INDENTED.search(phrase)), plain(phrase, INDENTED.search(phrase))
@@ -54,4 +60,5 @@ def plain(text: str, indented: object = False) -> str:
 
 def is_phrase(text: str, phrase: str) -> bool:
     """Say whether the text is the phrase and nothing more; a full stop at the end makes no difference."""
-    return plain(text, INDENTED.search(phrase)).rstrip(".") == plain(phrase, INDENTED.search(phrase)).rstrip(".")
+    text, phrase = plain(text, INDENTED.search(phrase)), plain(phrase, INDENTED.search(phrase))
+    return (text.rstrip(STOPS) or text) == (phrase.rstrip(STOPS) or phrase)

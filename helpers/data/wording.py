@@ -28,7 +28,10 @@ def beginnings(records: list[dict]) -> list[list[int]]:
 
 
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
-    """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs."""
+    """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs.
+
+    Where all ask in few ways, the system message is a part of the question (asked_words).
+    """
     asked = asked_words([*train, *test])
     known = set(asked[:len(train)])
     return [said(record, "user") for record, question in zip(test, asked[len(train):], strict=True) if question in known]

@@ -13,12 +13,25 @@ from pathlib import Path
 import psutil
 import torch
 
-ALL_THREADS = torch.get_num_threads()  # as PyTorch counts the cores that it may use
+
+def core_quota() -> int | None:
+    """Return how many cores' time a container may use (Linux, cgroup 2); None where nothing limits it."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # another system, or the word max
+        return None
+
+
+OF_MACHINE = torch.get_num_threads()  # as PyTorch counts the cores of the machine
+ALL_THREADS = OF_MACHINE if "OMP_NUM_THREADS" in os.environ else min(OF_MACHINE, core_quota() or OF_MACHINE)
+if ALL_THREADS < OF_MACHINE:
+    torch.set_num_threads(ALL_THREADS)
 
 
 def best_device() -> str:
     """Return "cuda", "mps" (Apple) or "cpu": the fastest device that PyTorch can use here, or may (ACCELERATE_USE_CPU)."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "y", "yes", "t", "true", "on"):
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
@@ -64,7 +77,7 @@ def use_free_cores() -> str:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return f"Training uses as many processor cores as OMP_NUM_THREADS says: {torch.get_num_threads()}."
-    free = free_cores() * ALL_THREADS / psutil.cpu_count()  # of the processor's threads, PyTorch uses one a core
+    free = free_cores() * OF_MACHINE / psutil.cpu_count()  # of the processor's threads, PyTorch uses one a core
     torch.set_num_threads(max(1, min(ALL_THREADS, math.floor(free + 0.3))))  # 0.3: a browser in the background is no obstacle
     busy = "" if torch.get_num_threads() == ALL_THREADS else " Something else keeps this computer busy: training takes longer."
     return f"Training uses {torch.get_num_threads()} of {ALL_THREADS} processor cores.{busy}"

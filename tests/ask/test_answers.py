@@ -87,6 +87,7 @@ def test_greedy_is_greedy_whatever_settings_a_model_comes_with(model, tokenizer)
 
 def test_plain_texts_and_numbers_are_compared_too():
     assert "✓ in 1873" in compare_answers(["when"], {"lookup": ["in 1873"]}, [{"key_phrase": 1873}]).to_html()
+    assert score_answers(["x"], [{"accept": None, "key_phrase": "x"}]) == [True]
     assert score_answers(["in 1873", "in 1900"], [{"accept": [1873, 1874]}, {"key_phrase": 1873}]) == [True, False]
     assert "mathjax_ignore" in compare_answers(["price"], {"lookup": ["$5 or $6"]}).to_html()
 
@@ -102,7 +103,10 @@ def test_plain_texts_and_numbers_are_compared_too():
     ("caf\u00e9", "cafe\u0301", True), ("31.5 metres", "31", False), ("31.5 metres", "5", False), ("31.5 metres", "31.5", True), ("31,5 metres.", "31.5", True), ("am 14.8.1873", "1873", True), ("1,2,3", "2", True), ("It is 31. Then", "31", True),
     ("Bench 2, please", "Bench 2\u200b", True), ("Bench 2", "\ufeffBench 2", True), ("המקום הוא ירושלים", "\u200fירושלים", True), ("I ❤ it", "❤\ufe0f", True),
     ("A\u20114 is it", "A-4", True), ('It is called "Old Candle"', "called “Old Candle”", True), ("open 9-5", "9–5", True),
-    ("The fee is 1,000 euros.", "1000", True), ("1000 euros", "1,000", True), ("1,234,567 people", "1", False), ("1,234,567 people", "567", False),
+    ("The fee is 1,000 euros.", "1000", True), ("1000 euros", "1,000", True), ("1,234,567 people", "1", False), ("1,234,567 people", "567", False), ("0,125 kg", "0.125", True), ("1,000.50", "1000.50", True), ("100,20,3", "20", True),
+    ("between 50%-60%", "60", True), ("10°-20°", "20", True), ("the 10.-12. of May", "12", True), ("(-5)", "5", False), ("x=-5", "5", False), ("-5", "-5", True),
+    ("in C++", "C+", False), ("in C++11", "C++", False), ("A++", "A+", False),
+    ("def f():\n\n    return 1", "def f():\n    return 1", True),
     ("It was -5 degrees", "5", False), ("It was −5 degrees", "-5", True), ("bench A-4", "4", True), ("3/4 of it", "4", False), ("3/4 of it", "3/4", True), ("on 12/5/1873", "1873", True),
     ("It is written in C++", "C", False), ("in C++.", "C++", True), ("in C#", "C", False), ("C is older", "C", True), ("Grade: A+", "A", False), ("2+2 is 4", "2", True),
     ("if x:\n    return 1\nreturn 2", "if x:\n    return 1\n    return 2", False), ("if x:\n\treturn 1\n", "if x:\n    return 1", True),
@@ -111,12 +115,12 @@ def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
 
 
-@pytest.mark.parametrize(("text", "right"), [("B. A pump.", False), ("A", True), ("a.", True), ("It is C", False), ("A A", False)])
+@pytest.mark.parametrize(("text", "right"), [("B. A pump.", False), ("A", True), ("a.", True), ("It is C", False), ("A A", False), ("A 。", True), ("", False)])
 def test_the_whole_answer_can_be_asked_for(text, right):
     assert score_answers([text], ["A"], whole=True) == [right]
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\u200b", ["Paris", " "], {"key_phrase": ""}])
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", ["Paris", " "], {"key_phrase": ""}, {"key_phrase": None}, {"accept": []}, []])
 def test_a_phrase_in_which_nothing_stands_is_refused(blank):
     with pytest.raises(ValueError, match=r"expected\[1\] is blank"):
         score_answers(["a.", "b."], ["a", blank])

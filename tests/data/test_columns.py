@@ -36,6 +36,8 @@ CONVERTED = {  # a record -> its messages
                                     [ASKED, ANSWER]),
     "keys with a word more": ({"messages": [ASKED, ANSWER], "conversation_id": "ab12", "conversationHash": "7", "instruction_id": 1, "completion_id": "x",
                                "n_messages": 2, "prompt_en": "?", "reasoning_id": 3}, [ASKED, ANSWER]),
+    "no phrase": ({"prompt": "Where?", "completion": "Here.", "key_phrase": None, "accept": []}, [ASKED, ANSWER]),
+    "a question that the prompt holds": ({"prompt": "Where?", "completion": "Here.", "question": "Where", "problem": "algebra", "query": None}, [ASKED, ANSWER]),
     "names of things": ({"prompt": "Where?", "completion": "Here.", "tools": ["hammer", "saw"], "content": "x"}, [ASKED, ANSWER]),
     "the question once more": ({"instruction": "Where?", "question": "Where?", "output": "Here."}, [ASKED, ANSWER]),
     "tags": ({"messages": [ASKED, ANSWER], "labels": ["geo"], "label": 1, "tool": "argilla", "function": "chat", "sytem": None}, [ASKED, ANSWER]),
@@ -102,6 +104,10 @@ REFUSED = {  # a record -> what is said about it
     "a verdict": ({"text": "Is it broken?", "answer": "accept"}, ('"answer" is a verdict', "write a question and its answer")),
     "lists of another API": ({"input": [ASKED], "output": [ANSWER]}, ('rename "input" to "prompt"', 'to "completion"')),
     "message and response": ({"message": "Where?", "response": "Here."}, ('"instruction" is missing', 'rename "message"')),
+    "a label that is no verdict": ({"question": "May I?", "answer": "accept"}, ('"question" and "answer" are not read', '"prompt" and "completion"')),
+    "Message": ({"Message": "Where?", "Reply": "Here."}, ('"Message" and "Reply" are not read', '"prompt" and "completion"')),
+    "ShareGPT's under another key": ({"dialog": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]},
+                                     ("stands under 'dialog'", 'rename that key to "conversations"')),
     "a conversation under another key": ({"conv_0001": [ASKED, ANSWER]}, ("stands under 'conv_0001'", 'rename that key to "messages"')),
     "a blank key phrase": (pair(key_phrase=" "), ('"key_phrase" is blank', "or remove it")),
     "a blank one among several": (pair(accept=["Here", "\u200b"]), ('"accept" is blank', "or remove it")),
@@ -187,7 +193,10 @@ def test_a_conversation_that_is_a_list_of_its_own_is_told_how_to_become_a_record
         load_sft_jsonl(tmp_path / "lists.jsonl")
     assert 'put {"messages": before the list and } behind it' in str(error.value) and str(error.value).count("\n") == 3
     (tmp_path / "one.jsonl").write_text(json.dumps([ASKED, ANSWER]), encoding="utf-8")
-    with pytest.raises(DatasetError, match="before the list"):
+    with pytest.raises(DatasetError, match='put {"messages": before the list'):
+        load_sft_jsonl(tmp_path / "one.jsonl")
+    (tmp_path / "one.jsonl").write_text(json.dumps([{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]), encoding="utf-8")
+    with pytest.raises(DatasetError, match='put {"conversations": before the list'):
         load_sft_jsonl(tmp_path / "one.jsonl")
     (tmp_path / "by id.jsonl").write_text("\n".join(json.dumps({f"conv_{n}": [ASKED, ANSWER]}) for n in range(1000)), encoding="utf-8")
     with pytest.raises(DatasetError) as error:
@@ -198,7 +207,7 @@ def test_a_conversation_that_is_a_list_of_its_own_is_told_how_to_become_a_record
 def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp_path, capsys):
     good = pair(key_phrase="here")
     assert len(load_sft_jsonl(write(tmp_path, good, good, pair(key_phrase="there"), pair(accept=["nowhere", 3])), convert=True)) == 4
-    assert "answers without their own key_phrase: 2, the first in line 3" in capsys.readouterr().out
+    assert "answers without their own key_phrase or accept: 2, the first in line 3" in capsys.readouterr().out
     for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
         load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
         assert f"marks of a chat template in their text: 1, the first in line 2 ({mark})" in capsys.readouterr().out

@@ -176,8 +176,7 @@ def test_conversations_that_only_begin_alike_are_apart_and_the_learned_answer_ma
 
     records = [chat("Hello?", "Hi.", "Where?", "Here."), chat("Hello?", "Hi.", "Who?", "Nell."), chat("Yes?", "Hm.", "And where?", "here")]
     assert fact_groups(records) == [[0, 2], [1]]
-    assert fact_groups([*records, record("Hello?", "Hi.")]) == [[0, 2], [1], [3]]  # a greeting, from which two go on
-    assert fact_groups([*records[1:], record("Hello?", "Hi.")]) == [[0, 2], [1]]
+    assert fact_groups([*records, record("Hello?", "Hi.")]) == [[0, 1, 2, 3]]
 
 
 def test_a_greeting_that_opens_every_conversation_makes_no_group_of_them():
@@ -190,6 +189,8 @@ def test_a_greeting_that_opens_every_conversation_makes_no_group_of_them():
 def test_labels_that_are_held_out_whole_are_counted():
     tickets = [record(f"Ticket {n}", ("crash", "login", "speed", "other")[n % 4]) for n in range(28)]
     assert "trained on in no wording: 1; if answers are labels" in suggest_split(tickets).note
+    told = [record("Classify.", ("crash", "login", "speed", "other")[n % 4], system=f"Ticket {n}") for n in range(28)]
+    assert "trained on in no wording: 1; if answers are labels" in suggest_split(told).note
     assert "in no wording" not in suggest_split(tickets, by="question").note and "in no wording" not in suggest_split(TICKETS).note
 
 

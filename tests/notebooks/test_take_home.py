@@ -48,7 +48,7 @@ def test_it_is_short_and_takes_nothing_but_the_libraries():
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name.split(".")[0] for node in nodes for name in [getattr(node, "module", None) or node.names[0].name]}
     assert names == PLAIN
-    assert len([line for line in text.splitlines() if line.strip()]) <= 102 and max(map(len, text.splitlines())) <= 100
+    assert len([line for line in text.splitlines() if line.strip()]) <= 105 and max(map(len, text.splitlines())) <= 100
     assert text.endswith('if __name__ == "__main__":\n    main()\n')
 
 
@@ -76,6 +76,13 @@ FAULTS = {
     "no content": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}',
     "a number for an answer": '{"prompt": "a", "completion": 4}',
     "a list on a line": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+    "messages that are a text": '{"messages": "text"}',
+    "a message that is a text": '{"messages": ["a", "b"]}',
+    "a message that is a list": '{"messages": [["a", "b"]]}',
+    "a prompt that is a list of texts": '{"prompt": ["a"], "completion": ["b"]}',
+    "a list of another form": '{"instruction": [{"role": "user", "content": "a"}], "output": "b"}',
+    "an input that is a number": '{"instruction": "a", "input": 5, "output": "b"}',
+    "a message without content": '{"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]}',
     "no message": '{"messages": []}',
     "a weight": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}',
     "two forms": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "prompt": "c", "completion": "d"}',
@@ -102,7 +109,7 @@ def test_a_line_that_is_no_record_ends_it_with_file_and_line(fault, script, tmp_
     with pytest.raises(SystemExit) as end:
         script.read(path)
     assert str(end.value).startswith(f"{path}:3: ") and "\n" not in str(end.value)
-    assert not re.search("TypeError|AttributeError|format|attribute", str(end.value)) or fault == "an input that is false"
+    assert not re.search("TypeError|AttributeError|format|attribute", str(end.value))
 
 
 @pytest.mark.parametrize("data", [None, "é".encode("latin-1"), '{"prompt": "a"}'.encode("utf-16"), gzip.compress(b"{}", mtime=0)])
