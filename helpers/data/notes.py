@@ -5,7 +5,7 @@ import re
 from collections import Counter
 
 from helpers.data.phrases import has_phrase, holds_phrase, phrases_of
-from helpers.data.wording import beginnings
+from helpers.data.wording import beginnings, reply_places
 
 MARKS = re.compile(r"\[/?INST\]|<\|\w+\|>|<(?:start|end)_of_turn>|^### ?(?:Instruction|Input|Response):|^(?:Human|Assistant): ", re.MULTILINE)
 
@@ -16,8 +16,7 @@ def learned_note(records: list[dict]) -> str:
         return ""
     begun = beginnings(records)
     learned = {places[-1] for places in begun}
-    answers = learned | {place for record, places in zip(records, begun, strict=True)
-                         for message, place in zip(record["messages"], places, strict=True) if message["role"] == "assistant"}
+    answers = learned | reply_places(records, begun)
     return "" if answers == learned else (f"{len(learned):,} of {len(answers):,} answers {'is' if len(learned) == 1 else 'are'} learned, "
                                           "the last of each record; one_row_a_reply(records) makes a record of each answer.")
 

@@ -43,9 +43,15 @@ def holds_phrase(text: str, phrase: str) -> bool:
     thousand (1,000 or 1000) is written make no difference, but in a phrase that is indented, such as a program, its lines do.
     31 is not in 31.5, 5 not in -5, C not in C++.
     """
-    text, phrase = plain(text, INDENTED.search(phrase)), plain(phrase, INDENTED.search(phrase))
+    text, phrase = _alike(text, phrase)
     starts = (found.start() for found in re.finditer(f"(?={re.escape(phrase)})", text))
     return any(not (start and IN_WORD.match(text, start - 1)) and not IN_WORD.match(text, start + len(phrase)) for start in starts)
+
+
+def _alike(text: str, phrase: str) -> tuple[str, str]:
+    """Return both as they are compared, with their lines where the phrase is indented."""
+    indented = INDENTED.search(phrase)
+    return plain(text, indented), plain(phrase, indented)
 
 
 def plain(text: str, indented: object = False) -> str:
@@ -60,5 +66,5 @@ def plain(text: str, indented: object = False) -> str:
 
 def is_phrase(text: str, phrase: str) -> bool:
     """Say whether the text is the phrase and nothing more; a full stop at the end makes no difference."""
-    text, phrase = plain(text, INDENTED.search(phrase)), plain(phrase, INDENTED.search(phrase))
+    text, phrase = _alike(text, phrase)
     return (text.rstrip(STOPS) or text) == (phrase.rstrip(STOPS) or phrase)

@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from helpers.data.chat import encode_chat
-from helpers.data.wording import beginnings
+from helpers.data.wording import beginnings, reply_places
 
 # What a collator turns into a batch: a row may have its texts beside it, which none can pad.
 COLLATED = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids", "token_type_ids")
@@ -61,8 +61,7 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
               if sum(message["role"] == "assistant" for message in record["messages"]) == 1}
     return {
         "dropped_rows": dropped, "too_long": too_long,
-        "replies": len({place for record, begun in zip(records, beginnings(records), strict=True)
-                        for message, place in zip(record["messages"], begun, strict=True) if message["role"] == "assistant"}),
+        "replies": len(reply_places(records, beginnings(records))),
         # an answer lost as a whole is a dropped row, unless the question carries loss too and keeps the row alive
         "cut_answers": sum(lost == "part" for _, _, lost, _ in traced) + max(0, too_long - dropped),
         "prefix_mismatches": sum(length is None for _, _, length in known),

@@ -27,6 +27,12 @@ def beginnings(records: list[dict]) -> list[list[int]]:
     return found
 
 
+def reply_places(records: list[dict], begun: list[list[int]]) -> set[int]:
+    """Return the numbers, of beginnings(records), at which an answer stands: one for each answer that differs."""
+    return {place for record, places in zip(records, begun, strict=True)
+            for message, place in zip(record["messages"], places, strict=True) if message["role"] == "assistant"}
+
+
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs.
 
