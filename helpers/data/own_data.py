@@ -143,11 +143,11 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
     epochs = min(max(math.ceil(STEPS / an_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
     rows = {
         "max_length": (limit, why_limit),
-        "per_device_train_batch_size": (batch, f"at most {TOKENS_A_BATCH} tokens at once, or one record"),
+        "per_device_train_batch_size": (batch, "all records of a step at once" if batch == a_step else f"at most {TOKENS_A_BATCH} tokens at once, or one record"),
         "per_device_eval_batch_size": (batch, "as in training: the library's own 8 may take more memory than training does"),
         "gradient_accumulation_steps": (a_step // batch, f"a step sees {a_step} records" + (
             ", as in notebook 07" if a_step == RECORDS_A_STEP[0] else f": with {len(records)} records, more would make few steps")),
-        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps change answers, and after more than {MOST_EPOCHS} "
+        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps teach a form, and after more than {MOST_EPOCHS} "
                                      "epochs the records are known by heart"),
         "learning_rate": (1e-3, "a small model with an adapter on all layers, as in notebook 07") if small
         else (2e-4, "usual for LoRA on a model of a billion parameters or more"),

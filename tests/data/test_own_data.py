@@ -331,6 +331,7 @@ def test_the_rate_follows_the_size_of_the_model_and_every_setting_has_its_reason
     assert [chosen(records, tokenizer, model)["learning_rate"] for model in models] == [1e-3, 2e-4, 2e-4]
     table = suggest_settings(records, tokenizer, SMALL)
     assert list(table) == ["value", "reason"] and table["reason"].str.len().min() > 20
+    assert table.loc["per_device_train_batch_size", "reason"] == "all records of a step at once"  # memory is no reason here
     with pytest.raises(ValueError, match="no record"):
         suggest_settings([], tokenizer, SMALL)
 
