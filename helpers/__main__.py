@@ -1,6 +1,4 @@
 """The course's one command line, `python -m helpers COMMAND`: what is useful without a notebook."""
-from __future__ import annotations
-
 import argparse
 import errno
 import os

@@ -1,6 +1,4 @@
 """The checks behind diagnose_adapter on weights, files and record: each examines one thing on a copy of the model."""
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path
@@ -28,7 +26,7 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     """
     record, stored = (read_record(saved), read_tensors(saved)) if saved else (None, {})
     active = [name for name in model.active_adapters if name in model.peft_config] or list(model.peft_config)
-    parts = {name: tensor for adapter in active for name, tensor in adapter_tensors(model, adapter).items()}
+    parts = {name: tensor for adapter in active for name, tensor in adapter_tensors(model, adapter_name=adapter).items()}
     other, update = _other(model, parts | stored, base), update_sizes(model, active)
     layers = {name: layer for name, layer in lora_layers(model).items() if holds(layer, active)}
     scales = {f"scale of {name}": torch.tensor(float(layer.scaling[key])) for name, layer in layers.items() for key in holds(layer, active)}
@@ -126,7 +124,7 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
 
 def _check_saved(model, stored: dict, folder: Path, active: list[str]) -> list[Check]:
     """See whether the file's tensors have a place each, compare them with those in memory, and say whose they are."""
-    weights, places = model.state_dict(), {name: adapter_tensors(model, name) for name in model.peft_config}
+    weights, places = model.state_dict(), {name: adapter_tensors(model, adapter_name=name) for name in model.peft_config}
     for name in places:
         places[name] |= {key: weights[key] for key in stored.keys() - places[name].keys() if key in weights}  # a resized table, or biases
     equal = {name: sum(key in stored and torch.equal(stored[key].to(tensor.dtype), tensor.cpu()) for key, tensor in place.items())

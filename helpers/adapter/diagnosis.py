@@ -1,6 +1,4 @@
 """Say whether training changed anything: examine an adapter, and name the usual cause and the mend of what is wrong."""
-from __future__ import annotations
-
 import html
 import warnings
 from collections.abc import Sequence
@@ -11,9 +9,10 @@ import torch
 from peft import PeftModel
 
 from helpers.adapter.checks import examine
-from helpers.adapter.faults import FAULTS, Check
+from helpers.adapter.faults import FAULTS
 from helpers.adapter.state import copy_of, lora_layers, read_tensors
 from helpers.adapter.stopping import kept_settings
+from helpers.findings import Check, sign, table
 from helpers.model.weights import plain_name
 from helpers.training.saving import adapter_folder
 
@@ -35,12 +34,10 @@ class Diagnosis:
     update: dict[str, float]
 
     def __str__(self) -> str:
-        """Return verdict and checks as plain text, a line each."""
-        lines = [f"{_sign(check.ok)} {check.name}: {check.measured}" for check in self.checks]
+        lines = [f"{sign(check.ok)} {check.name}: {check.measured}" for check in self.checks]
         return "\n".join([f"{self.verdict}: {self.sentence}", *lines])
 
     def _repr_html_(self) -> str:
-        """Return the verdict and, as tables, what failed or says how much changed, and all other checks, folded; text is escaped."""
         head = f'<p style="border-left:4px solid;padding-left:8px"><b>{html.escape(self.verdict)}</b>: {html.escape(self.sentence)}</p>'
         first = [check for check in self.checks if check.ok is False or check.name in TELLING]
         rest = [check for check in self.checks if check not in first]
@@ -49,13 +46,7 @@ class Diagnosis:
 
 
 def _table(checks: list[Check]) -> str:
-    rows = [("", "check", "measured", "what to do")] + [(_sign(check.ok), check.name, check.measured, check.mend) for check in checks]
-    cells = ("".join(f'<td style="text-align:left;vertical-align:top">{html.escape(text)}</td>' for text in row) for row in rows)
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
-
-
-def _sign(ok: bool | None) -> str:
-    return {True: "✓", False: "!", None: "–"}[ok]
+    return table([("", "check", "measured", "what to do"), *((sign(check.ok), check.name, check.measured, check.mend) for check in checks)])
 
 
 def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[str] = (), trainer=None, saved=None) -> Diagnosis:

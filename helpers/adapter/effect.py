@@ -1,6 +1,4 @@
 """What an adapter does: answers and logits with it, without it, and of a model into which it is merged."""
-from __future__ import annotations
-
 import warnings
 
 import psutil

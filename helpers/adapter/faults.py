@@ -1,7 +1,5 @@
 """What can be wrong with an adapter: each check's verdict, what it means, its usual cause and its mend."""
-from __future__ import annotations
-
-from typing import NamedTuple
+from helpers.findings import Check
 
 FAULTS = {  # name of the check that fails -> its verdict, what that means, its cause and mend; the first that fails gives the verdict
     "wrapped once": ("wrapped twice", "One adapter was put on top of another.",
@@ -46,15 +44,6 @@ OTHER_MENDS = {  # checks that do not decide the verdict
     "merged table": "Usual cause: the output head shares its table with the embedding, so a merge into one changes both. "
                     "Mend: do not merge this adapter, or train with the head in modules_to_save.",
 }
-
-
-class Check(NamedTuple):
-    """One thing examined: ok is True, False or None (not examined); mend says why and what to do if it failed."""
-
-    name: str
-    ok: bool | None
-    measured: str
-    mend: str = ""
 
 
 def check(name: str, ok: bool | None, measured: str, mend: str = "") -> Check:

@@ -1,6 +1,4 @@
 """Predict the size of a LoRA adapter from the shapes of the model's layers, before anything is built."""
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
 """Look at what an adapter holds, and at how far it moved, on a copy that shares the memory of the model's weights."""
-from __future__ import annotations
-
 import copy
 import functools
 from collections import OrderedDict
@@ -15,6 +13,8 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
 
 from helpers.model.weights import plain_name
+
+adapter_tensors = functools.partial(get_peft_model_state_dict, save_embedding_layers=False)  # all that PEFT saves, by the names in the file
 
 
 def lora_layers(model) -> dict[str, LoraLayer]:
@@ -84,11 +84,6 @@ def update_sizes(model, adapters) -> dict[str, float]:
                         for parts in ([new - old for new, old in pairs], [old for _, old in pairs]))
         sizes[plain_name(name)] = change.item() / (size.item() or 1)
     return sizes
-
-
-def adapter_tensors(model, adapter: str) -> dict[str, torch.Tensor]:
-    """Return all that PEFT saves of an adapter, by the names in the file."""
-    return get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,4 @@
 """Where answers stop: generation_config decides it, which is no part of an adapter."""
-from __future__ import annotations
-
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -8,8 +6,7 @@ from transformers import GenerationConfig
 
 from helpers.adapter.faults import Check, check
 from helpers.data.chat import encode_chat, end_ids
-
-CONFIG_FILE = "generation_config.json"
+from helpers.training.saving import GENERATION_FILE
 
 
 def check_stop(model, tokenizer, saved: Path | None, base) -> Check:
@@ -18,16 +15,16 @@ def check_stop(model, tokenizer, saved: Path | None, base) -> Check:
     if end is None:
         return check("stops", None, "no tokenizer, or its chat template ends an answer with no token of its own")
     sign, now = f'"{tokenizer.decode([end])}"', end_ids(model.generation_config)
-    kept = end_ids(kept_settings(saved)) if saved and (saved / CONFIG_FILE).is_file() else None  # else transformers looks into config.json
+    kept = end_ids(kept_settings(saved)) if saved and (saved / GENERATION_FILE).is_file() else None  # else transformers looks into config.json
     after = kept if kept is not None else end_ids(base.generation_config if base is not None else kept_settings(model.get_base_model().name_or_path))
     if end not in now:
-        where = f"; {CONFIG_FILE} beside the adapter names it, but this model does not use it" if kept and end in kept else ""
+        where = f"; {GENERATION_FILE} beside the adapter names it, but this model does not use it" if kept and end in kept else ""
         return check("stops", False, f"the template ends an answer with {sign}, and answers do not stop there{where}")
     if saved is None or not after:
         return check("stops", None if saved else True, f"answers stop at {sign}; whether they will after reloading was not examined")
     if end not in after:
         return check("stops", False, f"answers stop at {sign} now and will not after reloading: neither the base nor a file beside the adapter names it")
-    return check("stops", True, f"answers stop at {sign}; {CONFIG_FILE} {'beside the adapter' if kept else 'of the base'} names it{', so load it too' * bool(kept)}")
+    return check("stops", True, f"answers stop at {sign}; {GENERATION_FILE} {'beside the adapter' if kept else 'of the base'} names it{', so load it too' * bool(kept)}")
 
 
 def _turn_end(tokenizer) -> int | None:

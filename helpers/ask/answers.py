@@ -1,6 +1,4 @@
 """Ask a model questions, score the answers and show them side by side."""
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -34,7 +32,7 @@ def generate_answers(model, tokenizer, questions: list[str | list[dict]], max_ne
         batch_size = 1
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_text(prompts[i])))
     answers: dict[int, Answer] = {}
-    with _evaluating(model), _padding_left(tokenizer):
+    with _evaluating(model):
         for start in range(0, len(order), batch_size):
             chosen = order[start:start + batch_size]
             answers.update(zip(chosen, _answer_batch(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens), strict=True))
@@ -51,7 +49,7 @@ def stream_answer(model, tokenizer, question: str | list[dict], show: Callable[[
     if not prompt_text(question).strip() or temperature < 0:
         raise ValueError("question is blank: type one" if temperature >= 0 else f"temperature is {temperature}: give 0 or more")
     how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    with _evaluating(model), _padding_left(tokenizer):
+    with _evaluating(model):
         return _answer_batch(model, tokenizer, [as_prompt(question)], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
 
 
@@ -70,7 +68,8 @@ class _WordByWord(TextStreamer):
 @torch.inference_mode()
 def _answer_batch(model, tokenizer, prompts, max_new_tokens, do_sample=False, **how):
     padding = tokenizer.pad_token_id is not None
-    batch = encode_chat(tokenizer, prompts, add_generation_prompt=True, padding=padding, return_tensors="pt").to(model.device)
+    batch = encode_chat(tokenizer, prompts, add_generation_prompt=True, padding=padding, tokenizer_kwargs={"padding_side": "left"},
+                        return_tensors="pt").to(model.device)
     out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
                          repetition_penalty=1.0, num_beams=1,  # some models come with other settings
                          pad_token_id=tokenizer.pad_token_id if padding else 0, **how)
@@ -93,15 +92,6 @@ def _evaluating(model):
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-@contextmanager
-def _padding_left(tokenizer):
-    side, tokenizer.padding_side = tokenizer.padding_side, "left"
-    try:
-        yield
-    finally:
-        tokenizer.padding_side = side
 
 
 def compare_answers(questions: list[str | list[dict]], answers: dict[str, list[Answer]], key_phrases: list[str] | None = None,

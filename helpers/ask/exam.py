@@ -1,6 +1,4 @@
 """The course's exam, its lists of questions (data/README.md), and what a lookup without a model would answer."""
-from __future__ import annotations
-
 from pathlib import Path
 
 from helpers.data.dataset import load_sft_jsonl
@@ -25,13 +23,16 @@ def nearest_records(questions: list[str], records: list[dict]) -> list[dict]:
     """Return for each question the record whose question is most like it, by TF-IDF of its words (cosine).
 
     Its answer is what a lookup would say; put into a prompt, it is retrieval. Where no word is shared it is the first one;
-    in scripts without spaces each character counts as a word. Raises ValueError where there is no record.
+    in scripts without spaces each character counts as a word. Raises ValueError where there is no record, or no word in their questions.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # late: it takes a second to import
 
     if not records:
         raise ValueError("there are no records to look in")
     words = TfidfVectorizer(token_pattern=rf"{LETTER}+|[{NO_SPACES}]")
-    known = words.fit_transform([said(record, "user") for record in records])
+    asked = [said(record, "user") for record in records]
+    if not any(map(words.build_tokenizer(), asked)):
+        raise ValueError("the questions of the records hold no word to look for")
+    known = words.fit_transform(asked)
     likeness = words.transform(questions) @ known.T
     return [records[place] for place in likeness.toarray().argmax(axis=1)]

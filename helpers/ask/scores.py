@@ -1,6 +1,4 @@
 """Is an answer right, how many are, and how sure can one be of that."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +16,6 @@ class Count(NamedTuple):
     high: float
 
     def __repr__(self) -> str:
-        """Write "35 of 36 (86% to 100%)"."""
         return f"{self.right} of {self.of} ({self.low:.0%} to {self.high:.0%})"
 
 
@@ -30,7 +27,6 @@ class Comparison(NamedTuple):
     p: float
 
     def __repr__(self) -> str:
-        """Write the three numbers as a sentence."""
         return f"only the first is right: {self.only_first}, only the second: {self.only_second}, p = {self.p:.2g}"
 
 

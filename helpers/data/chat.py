@@ -1,6 +1,4 @@
 """Encode conversations with the chat template in one way: for training, for asking, and for looking at the tokens."""
-from __future__ import annotations
-
 THINKING_OFF = {"enable_thinking": False}  # for models that think aloud before they answer; other templates pass over it
 
 

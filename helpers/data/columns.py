@@ -1,6 +1,4 @@
 """Find the conversation in a record, whatever tool its keys are for, and refuse what training would lose."""
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,6 +1,4 @@
 """Read a file of chat records for supervised fine-tuning (SFT), and name every fault in it by file and line."""
-from __future__ import annotations
-
 import codecs
 import json
 import re
@@ -92,9 +90,10 @@ def _no_number(name: str) -> None:
 
 
 def _broken_json(text: str, error: json.JSONDecodeError) -> str:
-    if text.endswith(",") and _is_json(text[:-1]):
+    rest = text[error.pos:] if error.msg == "Extra data" else ""
+    if rest == ",":
         return "a comma follows the record; JSONL has nothing between its lines, so remove the comma"
-    if error.msg == "Extra data" and text[error.pos:].lstrip("\ufeff, \t\r").startswith("{"):
+    if rest.lstrip("\ufeff, \t\r").startswith("{"):
         return f"two records stand on one line, the second from column {error.colno}; put each on a line of its own"
     if error.msg.startswith("Expecting property name") and text[error.pos:error.pos + 1] in tuple("'‘’“”"):
         return "the quotation marks are not JSON's; write straight double ones, as json.dumps does"
@@ -103,14 +102,6 @@ def _broken_json(text: str, error: json.JSONDecodeError) -> str:
     if before.rstrip().endswith(",") and text[len(before):].lstrip()[:1] in ("}", "]"):
         return f"a trailing comma at column {len(before.rstrip())}; remove the comma before the closing bracket"
     return f"broken JSON at column {error.colno} ({error.msg}); write one complete JSON object on this line"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[object, list[str]]:

@@ -1,6 +1,4 @@
 """Read the lines of a JSONL file, or say in one sentence what the file is instead and what to do."""
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

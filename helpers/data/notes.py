@@ -1,10 +1,8 @@
 """Say in a line what is no fault of a file, and good to know: what is ignored, what is learned, what a score would say."""
-from __future__ import annotations
-
 import re
 from collections import Counter
 
-from helpers.data.phrases import has_phrase, holds_phrase, phrases_of
+from helpers.data.phrases import holds_phrase, phrases_of
 from helpers.data.wording import beginnings, reply_places
 
 MARKS = re.compile(r"\[/?INST\]|<\|\w+\|>|<(?:start|end)_of_turn>|^### ?(?:Instruction|Input|Response):|^(?:Human|Assistant): ", re.MULTILINE)
@@ -30,8 +28,8 @@ def ignored_note(ignored: Counter) -> str:
 
 def phrases_note(records: list[dict], numbers: list[int]) -> str:
     """Say how many records hold no answer that would be right by their own key_phrase or accept."""
-    wrong = [number for record, number in zip(records, numbers, strict=True) if has_phrase(record)
-             and not any(holds_phrase(record["messages"][-1]["content"], phrase) for phrase in phrases_of(record))]
+    wrong = [number for record, number in zip(records, numbers, strict=True) if (phrases := phrases_of(record))
+             and not any(holds_phrase(record["messages"][-1]["content"], phrase) for phrase in phrases)]
     return f"answers without their own key_phrase or accept: {len(wrong):,}, the first in line {wrong[0]}; by it they would count as wrong" if wrong else ""
 
 

@@ -1,6 +1,4 @@
 """From a learner's own records to a training run: what to hold out, and which settings to begin with."""
-from __future__ import annotations
-
 import math
 import random
 import statistics
@@ -65,12 +63,9 @@ def one_row_a_reply(records: list[dict]) -> list[dict]:
     Training learns the last answer of a record alone, so that of a conversation each reply is learned in a row of its own.
     What a right answer holds (key_phrase, accept) is said of the last one, and stays with it.
     """
-    return [{**(record if end == len(record["messages"]) else _without_score(record)), "messages": record["messages"][:end]}
+    return [{key: value for key, value in record.items() if key not in ("key_phrase", "accept") or end == len(record["messages"])}
+            | {"messages": record["messages"][:end]}
             for record in records for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
-
-
-def _without_score(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in ("key_phrase", "accept")}
 
 
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:
@@ -128,9 +123,7 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
     settings keep the epoch that does best on it. The names are those of SFTConfig; the row "steps" follows from the
     others. Raises ValueError if there is no record.
     """
-    from helpers.training.steps import (
-        training_steps,  # here, so that reading data does not wait for the training libraries
-    )
+    from helpers.training.steps import training_steps  # here, so that reading data does not wait for the training libraries
 
     if not records:
         raise ValueError("there is no record: settings follow from the records to train on")

@@ -1,6 +1,4 @@
 """Say whether an answer holds a phrase, however both are written."""
-from __future__ import annotations
-
 import re
 import unicodedata
 
@@ -13,6 +11,7 @@ INDENTED, LINE = re.compile(r"\n[ \t]+\S"), re.compile(r"\n(?:[ \t\r]*\n)*([ \t]
 STOPS = " .。।"
 IN_WORD = re.compile(LETTER)  # compiled once: it takes ten milliseconds
 TWINS = str.maketrans({**dict.fromkeys("’‘‚‛´`", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑‒–−", "-")})  # what keyboards and editors write for them
+VULGAR = re.compile("(?<=\\d)(?=[¼-¾⅐-⅞])")  # 1½ is no 11/2
 ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
     (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5
     (re.compile(r"(?<![\d.,])(\d+)[.,](\d+)(?![.,]?\d)"), r"\1_\2"),  # 31.5 or 31,5, and neither a date nor a list of numbers
@@ -24,15 +23,10 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
 
 
 def phrases_of(right) -> list[str]:
-    """Return the phrases of which one must be in a right answer: of a record, of a list of them, or the phrase itself."""
+    """Return the phrases of which one must be in a right answer: of a record (null and an empty list name none), of a list, or the phrase itself."""
     if isinstance(right, dict):
         right = next((right[key] for key in ("accept", "key_phrase") if right.get(key) not in (None, [])), [])
     return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
-
-
-def has_phrase(record: dict) -> bool:
-    """Say whether a record names what a right answer holds: a key_phrase, or accept; null and an empty list name nothing."""
-    return bool(phrases_of(record))
 
 
 def holds_phrase(text: str, phrase: str) -> bool:
@@ -58,7 +52,8 @@ def plain(text: str, indented: object = False) -> str:
     """Return a text as it is compared; indented: how far its lines stand from the edge matters too."""
     if indented:
         text = LINE.sub(lambda found: f" line_{len(found[1].expandtabs(4))} ", text)
-    text = " ".join(HIDDEN.sub("", unicodedata.normalize("NFKC", text.translate(TWINS))).casefold().split())
+    text = unicodedata.normalize("NFKC", VULGAR.sub(" ", text.translate(TWINS))).replace("\u2044", "/")
+    text = " ".join(HIDDEN.sub("", text).casefold().split())
     for pattern, written in ONE_WORD:
         text = pattern.sub(written, text)
     return text

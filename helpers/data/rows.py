@@ -1,6 +1,4 @@
 """Trace a trainer's tokenized rows back to the records that they were made from, and look at their labels."""
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -59,6 +57,7 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
     known = [(row, where, _length_of_prompt(row, prompts)) for row, where in zip(rows, places, strict=True)]
     single = {prompt for (prompt, *_), record in zip(traced, records, strict=True)
               if sum(message["role"] == "assistant" for message in record["messages"]) == 1}
+    marks = {str(token) for token in trainer.processing_class.added_tokens_decoder.values() if token.special}
     return {
         "dropped_rows": dropped, "too_long": too_long,
         "replies": len(reply_places(records, beginnings(records))),
@@ -69,7 +68,7 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
                                  for row, where, length in known if length),
         "answers_unknown": sum(row not in wholes for row, _, length in known if length),
         "by_template": any(mismatch for *_, mismatch in traced),
-        "control_token_rows": sum(_has_control_token(trainer.processing_class, record["messages"]) for record in records),
+        "control_token_rows": sum(any(mark in message["content"] for message in record["messages"] for mark in marks) for record in records),
     }
 
 
@@ -105,8 +104,3 @@ def _trace(trainer, messages: list[dict], template_kwargs: dict, limit: int | No
     end = max((place + 1 for place in range(start, len(whole)) if whole[place] == eos), default=len(whole))
     lost = "" if limit is None or limit >= end else "part" if limit > start else "whole"
     return tuple(prompt), tuple(whole), lost, start < len(prompt)
-
-
-def _has_control_token(tokenizer, messages: list[dict]) -> bool:
-    marks = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return any(mark in message["content"] for message in messages for mark in marks)

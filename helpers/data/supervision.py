@@ -1,25 +1,13 @@
 """Report what a trainer will really learn from: the tokens that carry loss, after tokenizing, cutting and collating."""
-from __future__ import annotations
-
-import html
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from helpers.data.chat import end_ids
 from helpers.data.rows import IGNORED, compare_with_records, count_row, labels_of, plain_ids
+from helpers.findings import Check, sign, table
 
 
 class SupervisionError(ValueError):
     """Training on this data would teach nothing, or would teach the model not to stop; the message says why."""
-
-
-class Line(NamedTuple):
-    """One line of a report: is it well, what was counted, the count, and for a fault its usual cause and mend."""
-
-    ok: bool
-    what: str
-    value: str
-    advice: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class SupervisionReport:
         """Say whether no line shows a fault."""
         return all(line.ok for line in self.lines())
 
-    def check(self) -> SupervisionReport:
+    def check(self) -> "SupervisionReport":
         """Return the report; raise SupervisionError if nothing can be learned, or no end that stops an answer."""
         stops = [
             (not self.supervised_tokens, f"No token of {self.rows} rows carries loss, so nothing can be learned: {NOTHING}."),
@@ -72,12 +60,12 @@ class SupervisionReport:
                 raise SupervisionError(sentence)
         return self
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[Check]:
         """Return the report line by line; what is not known is left out."""
         lines = [
-            Line(self.rows > 0, "rows", f"{self.rows:,}", NOTHING),
-            Line(self.tokens > 0, "tokens", f"{self.tokens:,}", NOTHING),
-            Line(0 < self.supervised_share < 1, "supervised tokens", f"{self.supervised_tokens:,} ({self.supervised_share:.0%})",
+            Check("rows", self.rows > 0, f"{self.rows:,}", NOTHING),
+            Check("tokens", self.tokens > 0, f"{self.tokens:,}", NOTHING),
+            Check("supervised tokens", 0 < self.supervised_share < 1, f"{self.supervised_tokens:,} ({self.supervised_share:.0%})",
                  self.mends.get(EVERYTHING, EVERYTHING) if self.supervised_tokens else NOTHING),
         ]
         faults = [
@@ -91,29 +79,22 @@ class SupervisionReport:
             (self.control_token_rows, "records with a control token in their text", CONTROL),
             (self.empty_sets or None, "sets to validate with that have no row left", DROPPED),
         ]
-        lines += [Line(not count, what, f"{count:,}", advice) for count, what, advice in faults if count is not None]
+        lines += [Check(what, not count, f"{count:,}", advice) for count, what, advice in faults if count is not None]
         learned = self.learned if self.supervised_share < 1 else self.replies
         if self.replies and self.replies > min(learned, self.rows) + (self.dropped_rows or 0):
-            lines.append(Line(learned >= self.replies, "answers learned", f"{learned:,} of {self.replies:,}", ONE_REPLY))
+            lines.append(Check("answers learned", learned >= self.replies, f"{learned:,} of {self.replies:,}", ONE_REPLY))
         if self.table is not None:
-            lines.append(Line(self.largest_id < self.table, "largest token id", f"{self.largest_id:,}, of a table of {self.table:,}", BEYOND))
-            lines.append(Line(self.trainable > 0, "trainable numbers", f"{self.trainable:,}", FROZEN))
+            lines.append(Check("largest token id", self.largest_id < self.table, f"{self.largest_id:,}, of a table of {self.table:,}", BEYOND))
+            lines.append(Check("trainable numbers", self.trainable > 0, f"{self.trainable:,}", FROZEN))
         return lines
 
     def __str__(self) -> str:
-        """Return the report as plain text."""
-        return "\n".join(f"{'✓' if line.ok else '!'} {line.what}: {line.value}" + ("" if line.ok else f" ({line.advice})")
-                         for line in self.lines())
+        return "\n".join(f"{sign(line.ok)} {line.name}: {line.measured}" + ("" if line.ok else f" ({line.mend})") for line in self.lines())
 
     def _repr_html_(self) -> str:
-        """Return the report as an HTML table; the text is escaped."""
-        cells = [("✓" if line.ok else "<b>!</b>", *map(html.escape, (line.what, line.value, "" if line.ok else line.advice)))
-                 for line in self.lines()]
-        rows = "".join(f"<tr>{''.join(CELL.format(side, cell) for side, cell in zip(SIDES, row, strict=True))}</tr>" for row in cells)
-        return f"<table>{rows}</table>"
+        return table((sign(line.ok), line.name, line.measured, "" if line.ok else line.mend) for line in self.lines())
 
 
-CELL, SIDES = '<td style="text-align:{};vertical-align:top">{}</td>', ("center", "left", "right", "left")
 NOTHING = "usually max_length is shorter than every prompt; raise it above the longest record"
 EVERYTHING = "the question is learned too; give the trainer the columns prompt and completion instead of messages"
 DROPPED = "usually the prompt alone fills max_length, so that no answer is left; raise max_length or shorten the record"

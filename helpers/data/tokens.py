@@ -1,9 +1,8 @@
 """Show the tokens of a text, coloured by what they are for the model and for the loss."""
-from __future__ import annotations
-
 import html
 from collections import Counter
 from collections.abc import Mapping
+from numbers import Integral
 
 from IPython.display import HTML
 
@@ -156,7 +155,7 @@ def _encode(tokenizer, ids_or_text) -> list[int]:
     if isinstance(ids_or_text, str):
         return tokenizer(ids_or_text, add_special_tokens=False)["input_ids"]
     ids = _as_list(ids_or_text)
-    if isinstance(ids, Mapping) or (ids and not isinstance(ids[0], int)):
+    if isinstance(ids, Mapping) or (ids and not isinstance(ids[0], Integral)):
         raise ValueError('show_tokens takes one text or one row of token ids, for instance batch["input_ids"][0]')
     return ids
 

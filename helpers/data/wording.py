@@ -1,6 +1,4 @@
 """Compare what records say: whose question it is, in which words, and which of the answers are learned."""
-from __future__ import annotations
-
 import re
 import unicodedata
 

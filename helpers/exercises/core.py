@@ -3,8 +3,6 @@
 The sentences are in sentences.toml, a table for each check. A check is made of a function that takes an answer and
 returns the name of the sentence that fits, alone or with values for its placeholders; "right" accepts the answer.
 """
-from __future__ import annotations
-
 import inspect
 import math
 import tomllib

@@ -1,6 +1,4 @@
 """The checks of notebooks 01 to 05: each names the sentence of its table in sentences.toml that fits an answer."""
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -209,6 +207,3 @@ def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
     facts, asked = ({record["messages"][-1]["content"] for record in part} for part in parts)
     values |= {"both": len(facts & asked), "train_facts": len(facts), "test_facts": len(asked)}
     return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) <= len(parts[1]), right=True)
-
-
-__all__ = [name for name in dir() if name.startswith("check_")]

@@ -1,6 +1,4 @@
 """The checks of notebooks 06 to 10: each names the sentence of its table in sentences.toml that fits an answer."""
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -10,19 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from helpers.data.phrases import holds_phrase
-from helpers.exercises.core import (
-    Said,
-    Unfit,
-    choice,
-    exercise,
-    explain,
-    first,
-    function,
-    instance,
-    near,
-    number,
-    some_of,
-)
+from helpers.exercises.core import Said, Unfit, choice, exercise, explain, first, function, instance, near, number, some_of
 from helpers.training.steps import training_steps
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "generation_config.json", "tokenizer.json", "training_args.bin",
@@ -189,8 +175,7 @@ def check_one_lever(answer: dict, settings: dict[str, dict]) -> Said:
 @exercise(choice("abcd"))
 def check_comparable(answer: str) -> Said:
     """Check which figure shows that loss on the answer only was the better choice."""
-    letter = answer.strip().lower()
-    return first(loss=letter == "a", fall_of_the_loss=letter == "b", size_of_the_update=letter == "d", right=True)
+    return first(loss=answer == "a", fall_of_the_loss=answer == "b", size_of_the_update=answer == "d", right=True)
 
 
 @exercise(number)
@@ -199,6 +184,3 @@ def check_guessing(answer: float, questions: int, sentences: int) -> Said:
     right = questions / sentences
     return explain(answer, right, none=0, one_question=1 / sentences, toss_of_a_coin=questions / 2,
                    wrong_ones=questions - right, sentences=sentences, all=questions)
-
-
-__all__ = [name for name in dir() if name.startswith("check_")]

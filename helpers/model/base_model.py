@@ -32,7 +32,7 @@ def base_model_path() -> str:
     With a revision of the hub (`Qwen/Qwen3-4B@main`) it is the folder of that snapshot, which is fetched if it is not there.
     Raises BaseModelError with one sentence when that can't be done.
     """
-    if chosen := _setting("BASE_MODEL"):
+    if chosen := setting("BASE_MODEL"):
         name, revision = _chosen_model(chosen)
         return fetch_snapshot(name, revision) if revision else name
     folder = cache_folder() / "SmolLM2-135M-Instruct"
@@ -43,7 +43,7 @@ def base_model_path() -> str:
 
 def is_embedded() -> bool:
     """Say whether the course runs on its own default model, for which its margins were set."""
-    return not _setting("BASE_MODEL")
+    return not setting("BASE_MODEL")
 
 
 def is_prepared() -> bool:
@@ -51,7 +51,7 @@ def is_prepared() -> bool:
 
     Raises BaseModelError if it is no model, or this user may not read it.
     """
-    chosen = _setting("BASE_MODEL")
+    chosen = setting("BASE_MODEL")
     if not chosen:
         return _is_complete(cache_folder() / "SmolLM2-135M-Instruct")
     from huggingface_hub import try_to_load_from_cache
@@ -66,7 +66,7 @@ def is_prepared() -> bool:
 
 def cache_folder() -> Path:
     """Return the folder that holds the converted model (LORA_COURSE_CACHE changes it; a relative one lies in the course's folder)."""
-    chosen = _setting("LORA_COURSE_CACHE")
+    chosen = setting("LORA_COURSE_CACHE")
     try:
         folder = Path(chosen or user_cache_path("lora-step-by-step")).expanduser()
     except RuntimeError as error:  # HOME is not set, and the system knows no folder of this user, or no such user
@@ -75,7 +75,7 @@ def cache_folder() -> Path:
     return Path(__file__).parents[2] / folder
 
 
-def _setting(variable: str) -> str:
+def setting(variable: str) -> str:
     """Return an environment variable without what `set NAME="value"` leaves around it on Windows."""
     return os.environ.get(variable, "").strip().strip("\"'")
 
@@ -132,8 +132,6 @@ def _prepare(folder: Path) -> None:
         _make(folder)
     except NotFetched as error:
         raise BaseModelError(f"The base model is not in the cache ({folder.parent}), and {error}") from error
-    except BaseModelError:
-        raise
     except Exception as error:  # what safetensors and tokenizers raise is no OSError, but they pass the system's words on
         if not isinstance(error, OSError) and "os error" not in str(error):
             raise

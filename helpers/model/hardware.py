@@ -1,11 +1,9 @@
 """Say what this machine has, and which device and precision are fast on it (measured, not guessed from a name)."""
-from __future__ import annotations
-
 import math
 import os
 import platform
 import shutil
-import time
+import timeit
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -64,11 +62,6 @@ def score_supervised_only() -> bool:
     return getattr(utils, "_use_triton", lambda device: False)(torch.device(best_device()))
 
 
-def free_cores(seconds: float = 0.5) -> float:
-    """Return how many processor cores nobody uses, from 0, seen over so many seconds in which this process waits."""
-    return sum(100 - busy for busy in psutil.cpu_percent(seconds, percpu=True)) / 100
-
-
 def use_free_cores() -> str:
     """Let PyTorch compute with as many threads as there are free cores, at least one; return a sentence that says so.
 
@@ -77,7 +70,7 @@ def use_free_cores() -> str:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return f"Training uses as many processor cores as OMP_NUM_THREADS says: {torch.get_num_threads()}."
-    free = free_cores() * OF_MACHINE / psutil.cpu_count()  # of the processor's threads, PyTorch uses one a core
+    free = (1 - psutil.cpu_percent(0.5) / 100) * OF_MACHINE  # this process waits, so half a second of it shows what others do
     torch.set_num_threads(max(1, min(ALL_THREADS, math.floor(free + 0.3))))  # 0.3: a browser in the background is no obstacle
     busy = "" if torch.get_num_threads() == ALL_THREADS else " Something else keeps this computer busy: training takes longer."
     return f"Training uses {torch.get_num_threads()} of {ALL_THREADS} processor cores.{busy}"
@@ -92,12 +85,7 @@ def bf16_speedup() -> float:
 def matmul_seconds(dtype: torch.dtype, rows: int = 256, tries: int = 5) -> float:
     """Return the shortest of some times, in seconds, of one [rows, 576] x [576, 1536] product on the CPU."""
     left, right = torch.ones(rows, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-    times = []
-    for _ in range(tries):
-        start = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(lambda: left @ right, number=1, repeat=tries))
 
 
 def describe_hardware(folder: str | Path = ".") -> dict[str, str]:

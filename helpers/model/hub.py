@@ -1,6 +1,4 @@
 """What a folder or the hub has of the model that BASE_MODEL names."""
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,6 +1,4 @@
 """Tell base weights apart: their SHA-256 and their number format, the same with and without an adapter on top."""
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,6 +1,4 @@
 """Put controls over a result that follows them, and two answers side by side."""
-from __future__ import annotations
-
 import html
 import inspect
 import threading

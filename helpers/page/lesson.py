@@ -1,6 +1,4 @@
 """Check what a lesson claims, with a margin that was set for the embedded model."""
-from __future__ import annotations
-
 from helpers.model.base_model import is_embedded
 
 

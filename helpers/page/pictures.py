@@ -1,6 +1,4 @@
 """Show a plot with a text alternative, for readers who do not see it."""
-from __future__ import annotations
-
 import base64
 import html
 from io import BytesIO
@@ -19,18 +17,16 @@ class Picture:
     """
 
     def __init__(self, figure: Figure, alt: str, above=None, trim: bool = False) -> None:
-        """Draw the figure and keep its HTML."""
         if not alt.strip():
             raise ValueError("alt is empty; say in a sentence what the plot shows, for those who cannot see it")
-        self.alt, self.html = alt, _as_html(above) + picture_html(figure, alt, trim)
+        self.alt, self.html = alt, ("" if above is None else as_html(above)) + picture_html(figure, alt, trim)
         plt.close(figure)
 
     def __repr__(self) -> str:
-        """Return the words: what a place without HTML shows."""
         return self.alt
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {"text/html": self.html, "text/plain": self.alt}
+    def _repr_html_(self) -> str:
+        return self.html
 
 
 def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
@@ -38,10 +34,9 @@ def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
     display(Picture(figure, alt, trim=trim))
 
 
-def _as_html(above) -> str:
-    if above is None:
-        return ""
-    return above._repr_html_() if hasattr(above, "_repr_html_") else f"<p>{html.escape(str(above))}</p>"
+def as_html(part) -> str:
+    """Return what a notebook shows of an object; a text is escaped."""
+    return part._repr_html_() if hasattr(part, "_repr_html_") else f"<p>{html.escape(str(part))}</p>"
 
 
 def picture_html(figure: Figure, alt: str, trim: bool = True) -> str:

@@ -1,6 +1,4 @@
 """Write what a training run did as one HTML file, with the plots inside: it opens anywhere, without a network."""
-from __future__ import annotations
-
 import html
 from pathlib import Path
 
@@ -8,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.data.chat import prompt_text
-from helpers.page.pictures import Picture, picture_html
+from helpers.page.pictures import as_html, picture_html
 from helpers.training.saving import written_whole
 
 # The policy makes a browser refuse scripts and anything from outside, even if a text were not escaped.
@@ -58,9 +56,5 @@ def _as_html(part: object, heading: str) -> str:
     if isinstance(part, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):  # else long texts end in dots
             return part.to_html(escape=True, index_names=False)
-    if isinstance(part, Picture):
-        return part.html
-    if hasattr(part, "_repr_html_"):
-        return part._repr_html_()
-    return f"<p>{html.escape(str(part))}</p>"
+    return as_html(part)
 

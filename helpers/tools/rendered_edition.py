@@ -1,7 +1,5 @@
 """Build the rendered edition, the executed course as pages and slides that need neither a network nor Jupyter."""
 
-from __future__ import annotations
-
 import html
 import re
 import shutil
@@ -89,8 +87,10 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
 def as_run(path: Path, executed: Path | None) -> nbformat.NotebookNode:
     """Return a notebook with its outputs: as it was run already, if that is this version, else it is run now."""
     notebook = read(path)
-    if executed and executed.exists() and sources(kept := read(executed)) == sources(notebook):
-        return kept
+    if executed and executed.exists():
+        kept = read(executed)
+        if [cell.source for cell in kept.cells] == [cell.source for cell in notebook.cells]:  # the present version
+            return kept
     print(f"running {path.name}", flush=True)
     try:
         client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}})
@@ -125,11 +125,6 @@ def slides(notebook: nbformat.NotebookNode) -> list[str]:
             made[-1] += PICTURE.findall(part)
     made[0] += ["\n".join("- " + slide[0].lstrip("# ") for slide in made[1:] if slide[0].startswith("## "))]
     return ["\n\n".join(slide) for place, slide in enumerate(made) if place == 0 or len(slide) > 1]
-
-
-def sources(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return the text of every cell, by which an executed notebook is recognized as the present one."""
-    return [cell.source for cell in notebook.cells]
 
 
 def index_row(notebook: nbformat.NotebookNode, place: Path) -> str:

@@ -1,6 +1,4 @@
 """Say whether a fine-tune fits in this machine's memory, and what makes it fit; measure what it really takes."""
-from __future__ import annotations
-
 import threading
 from itertools import combinations
 from typing import NamedTuple
@@ -122,7 +120,6 @@ class PeakMemory(TrainerCallback):
     """
 
     def __init__(self, interval: float = 0.01) -> None:
-        """Set the seconds between two looks; raise ValueError unless it is above 0."""
         check_above_zero(interval=interval)
         self.interval, self.start_bytes, self.peak_bytes = interval, 0, 0
         self._done, self._thread = threading.Event(), None
@@ -132,8 +129,7 @@ class PeakMemory(TrainerCallback):
         """Return how many bytes the peak lies above the start."""
         return self.peak_bytes - self.start_bytes
 
-    def __enter__(self) -> PeakMemory:
-        """Note where memory stands and begin to watch it; raise RuntimeError if it is watched already."""
+    def __enter__(self) -> "PeakMemory":
         if self._thread is not None:
             raise RuntimeError("this PeakMemory is already watching a block: make a second one for the inner block")
         self.start_bytes = self.peak_bytes = resident_bytes()
@@ -148,10 +144,8 @@ class PeakMemory(TrainerCallback):
             self.__enter__()
 
     def __exit__(self, *error, **kwargs) -> None:
-        """Take the last look and stop watching; an error in the block goes on to the caller."""
         if self._thread is None:  # as a callback that was added twice
             return
-        self._look()
         self._done.set()
         self._thread.join()
         self._thread = None
@@ -159,8 +153,7 @@ class PeakMemory(TrainerCallback):
     on_train_end = __exit__
 
     def _watch(self) -> None:
-        while not self._done.wait(self.interval):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, resident_bytes())
+        done = False
+        while not done:  # a last look when it is done
+            done = self._done.wait(self.interval)
+            self.peak_bytes = max(self.peak_bytes, resident_bytes())

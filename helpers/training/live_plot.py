@@ -1,7 +1,5 @@
 """Draw the loss while a model trains, and let the learner stop it."""
 
-from __future__ import annotations
-
 import html
 import math
 import signal
@@ -37,7 +35,6 @@ class LossPlot(TrainerCallback):
     """
 
     def __init__(self, path: str | Path, sample: Callable[..., str] | None = None, sample_every: int = 20) -> None:
-        """Set where the PNG goes, and what to sample how often (in steps)."""
         self.path, self.sample, self.sample_every = Path(path), sample, sample_every
         if self.path.suffix.lower() not in KINDS_OF_FILE or self.path.is_dir():
             raise ValueError(f"path is {str(path)!r}; give the file for the picture, with one of the endings {', '.join(KINDS_OF_FILE)}")
@@ -56,28 +53,27 @@ class LossPlot(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Put a button, a picture and the answer of the model before training on the page; a resumed run brings its log along."""
         self._start_afresh(first_step=state.global_step)
-        for entry in state.log_history:
-            self._take(entry["step"], entry)
+        self._read(state)
         if get_ipython():
             self._button_on_page = display(stop_button(self.stop), display_id=True)
-            self._picture_on_page = display(HTML(as_html(self._figure(state), self.history)), display_id=True)
+            self._picture_on_page = display(HTML(as_html(draw(self.history, state.max_steps, self._progress(state)), self.history)), display_id=True)
             self._text_on_page = display(HTML(""), display_id=True)
             if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
                 self._handler_before = signal.signal(signal.SIGINT, self._on_interrupt)
         self._ask(state, model)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, **kwargs):
         """Take the numbers that the trainer logs, and draw them if the last picture is old enough."""
-        self._take(state.global_step, logs or {})
+        self._read(state)
         if time.perf_counter() >= self._next_picture:
             self._redraw(state)
 
-    def _take(self, step: int, logs: dict) -> None:
-        """Add what was logged at a step; the validation loss that a resumed run measures again replaces the one before."""
-        validation = next((key for key in logs if key.startswith("eval_") and key.endswith("loss")), "")  # the first of several sets
+    def _read(self, state) -> None:
+        """Take the trainer's log; the validation loss that a resumed run measures again replaces the one before."""
+        log = state.log_history
+        validation = next((key for entry in log for key in entry if key.startswith("eval_") and key.endswith("loss")), "")  # the first of several sets
         for name, key in (("train", "loss"), ("validation", validation), ("rate", "learning_rate")):
-            if key in logs:
-                self.history[name] = [one for one in self.history[name] if one[0] != step] + [(step, float(logs[key]))]
+            self.history[name] = list({entry["step"]: float(entry[key]) for entry in log if key in entry}.items())
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """End training if that was asked for, with a checkpoint if any are written; ask the model for a sample answer now and then."""
@@ -94,16 +90,13 @@ class LossPlot(TrainerCallback):
         if self._handler_before is not None:
             signal.signal(signal.SIGINT, self._handler_before)
         if self._button_on_page:
-            self._button_on_page.update(HTML(self._stopped_text(args, state)))
+            self._button_on_page.update(HTML(stopped_text(state.global_step, state.max_steps, best_step(args, state)) if self.stopped else ""))
         if state.is_world_process_zero:
             try:
                 with written_whole(self.path) as file:
                     figure.savefig(file, dpi=100)
             except OSError as error:  # what was trained must not be lost for a picture
                 print(f"The picture could not be written to {self.path}: {error}. Training is not affected.")
-
-    def _stopped_text(self, args, state) -> str:
-        return stopped_text(state.global_step, state.max_steps, best_step(args, state)) if self.stopped else ""
 
     def stop(self) -> None:
         """Ask training to end after the step that it is in; any thread may call this."""
@@ -125,16 +118,12 @@ class LossPlot(TrainerCallback):
     def _redraw(self, state) -> Figure:
         """Replace the picture on the page; return it."""
         start = time.perf_counter()
-        figure = self._figure(state)
+        figure = draw(self.history, state.max_steps, self._progress(state))
         if self._picture_on_page:
             self._picture_on_page.update(HTML(as_html(figure, self.history)))
         now = time.perf_counter()
         self._next_picture = now + max(SECONDS_BETWEEN_PICTURES, (now - start) / DRAWING_SHARE)
         return figure
-
-    def _figure(self, state) -> Figure:
-        """Draw what is known so far."""
-        return draw(self.history, state.max_steps, self._progress(state))
 
     def _progress(self, state) -> str:
         """Say how far training is, and how long the rest will take at the pace so far."""

@@ -1,6 +1,4 @@
 """Predict the memory that a fine-tune takes on a CPU at its highest point, from the model's configuration alone."""
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from pathlib import Path

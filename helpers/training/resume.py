@@ -1,6 +1,4 @@
 """Find where an interrupted run goes on, and leave alone what is not this run's."""
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,6 +1,4 @@
 """Save what training makes: files whole or not at all, and a record beside the adapter."""
-from __future__ import annotations
-
 import filecmp
 import json
 import shutil
@@ -30,17 +28,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         if part.is_dir() and path.is_dir():
             if _same(part, path):
                 return
-            keep_as_previous(path)
+            previous = path.with_name(f"{path.name}_previous")
+            _remove(previous)
+            path.rename(previous)
         part.replace(path)
     finally:
         _remove(part)
-
-
-def keep_as_previous(folder: Path) -> Path:
-    """Rename a folder to NAME_previous, and return that; what had this name is removed."""
-    previous = folder.with_name(f"{folder.name}_previous")
-    _remove(previous)
-    return folder.rename(previous)
 
 
 def _same(one: Path, other: Path) -> bool:

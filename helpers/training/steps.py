@@ -1,6 +1,4 @@
 """Count the steps of a training run before it starts: the learning rate at each, and when it logs and saves."""
-from __future__ import annotations
-
 import math
 
 import torch
@@ -38,13 +36,16 @@ def learning_rates(steps: int, learning_rate: float, warmup_steps: float = 0, lr
     """Return the learning rate of each step, made by the scheduler that the trainer uses.
 
     warmup_steps below 1 is a share of all steps, rounded up, as in TrainingArguments; from 1 on it is a number of steps.
-    Raises ValueError for a schedule that follows the losses, such as "reduce_lr_on_plateau".
+    Raises ValueError for a schedule that follows the losses, such as "reduce_lr_on_plateau", or needs settings of its own.
     """
     from transformers import get_scheduler
 
     warmup = int(warmup_steps) if warmup_steps >= 1 else math.ceil(steps * warmup_steps)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
-    scheduler = get_scheduler(lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    try:
+        scheduler = get_scheduler(lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    except TypeError as error:
+        raise ValueError(f"lr_scheduler_type is {lr_scheduler_type}: it needs lr_scheduler_kwargs of its own, so its rates can't be planned here") from error
     if not hasattr(scheduler, "lr_lambdas"):
         raise ValueError(f"lr_scheduler_type is {lr_scheduler_type}: its rates depend on the losses, so they can't be planned")
     return [learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps)]

@@ -100,6 +100,8 @@ def test_the_lookup_finds_a_near_copy_and_the_validation_file_is_one():
     assert nearest_records(["How high is that Corvane Lighthouse, please?"], TRAIN)[0]["messages"][1]["content"].endswith("41 metres tall.")
     with pytest.raises(ValueError, match="no records"):
         nearest_records(["Where?"], [])
+    with pytest.raises(ValueError, match="hold no word"):
+        nearest_records(["Where?"], [{"messages": [{"role": "user", "content": "?!"}, {"role": "assistant", "content": "x"}]}])
 
 
 @EVERY

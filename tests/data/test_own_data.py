@@ -1,19 +1,12 @@
 import json
 import random
-import re
 import time
-import warnings
 from html.parser import HTMLParser
-from io import BytesIO
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from notebook_tools import FOLDER
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -34,7 +27,6 @@ from helpers.data.own_data import (
 from helpers.data.supervision import supervision_report
 from helpers.data.wording import leaked_questions, said, words
 from helpers.model.hardware import training_precision
-from helpers.page.labels import plot_labels
 from helpers.page.report import write_report
 from helpers.training.fit import PeakMemory
 
@@ -398,77 +390,6 @@ def test_a_report_that_fails_leaves_the_one_before(tmp_path):
     with pytest.raises(RuntimeError, match="no table"):
         write_report(path, "second", {"part": Broken()})
     assert "first" in path.read_text(encoding="utf-8") and len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.fixture
-def own_fonts_only(monkeypatch):
-    """Leave matplotlib the fonts that it brings along, as on a machine without others."""
-    fonts = font_manager.fontManager
-    monkeypatch.setattr(fonts, "ttflist", [font for font in fonts.ttflist if "mpl-data" in font.fname])
-    with plt.rc_context():
-        yield fonts
-
-
-def draw(labels):
-    """Draw the labels; any warning of matplotlib, such as one of a missing glyph, is an error."""
-    figure = Figure()
-    axes = figure.subplots()
-    axes.barh(range(len(labels)), 1, tick_label=labels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(BytesIO())
-    return [label.get_text() for label in axes.get_yticklabels()]
-
-
-def make_font(path, name, characters):
-    """Write a font that has a square for each of the characters."""
-    pen, builder = TTGlyphPen(None), FontBuilder(1000, isTTF=True)
-    for place, corner in enumerate([(50, 0), (50, 700), (750, 700), (750, 0)]):
-        (pen.lineTo if place else pen.moveTo)(corner)
-    pen.closePath()
-    builder.setupGlyphOrder([".notdef", "square"])
-    builder.setupCharacterMap({ord(char): "square" for char in characters})
-    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
-    builder.setupHorizontalMetrics({".notdef": (500, 0), "square": (800, 50)})
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
-
-
-def test_the_check_itself_sees_a_missing_glyph(own_fonts_only):
-    with pytest.raises(UserWarning, match="missing from font"):
-        draw(["灯塔"])
-
-
-def test_labels_without_a_font_become_numbers_and_a_sentence_says_why(own_fonts_only):
-    labels, note = plot_labels(["Where?", "灯塔", "أين المنارة؟", "a goat 🐐"])
-    assert draw(labels) == ["Where?", "record 1", "أين المنارة؟", "record 3"]
-    assert "灯" in note and "🐐" in note and "أ" not in note and re.fullmatch(r"[^\n]+ Install a font [^\n]+", note)
-
-
-def test_an_installed_font_is_found_and_used(own_fonts_only, tmp_path):
-    make_font(tmp_path / "han.ttf", "Han for a test", "灯塔")
-    make_font(tmp_path / "goat.ttf", "Goats for a test", "🐐")
-    for file in ("han.ttf", "goat.ttf"):
-        own_fonts_only.addfont(tmp_path / file)
-    labels, note = plot_labels(["灯塔 and 🐐", "岛", "👨\u200d🐐"])
-    assert draw(labels) == ["灯塔 and 🐐", "record 1", "record 2"] and "岛" in note
-    assert {"Han for a test", "Goats for a test"} <= set(plt.rcParams["font.family"])
-    assert plot_labels(["塔灯", "plain"]) == (["塔灯", "plain"], "")
-
-
-@pytest.mark.parametrize(("text", "label"), [("from $5 to $6", r"from \$5 to \$6"), ("two\nlines\there", "two lines here"), ("", "")])
-def test_a_text_is_no_formula_and_one_line(own_fonts_only, text, label):
-    labels, note = plot_labels([text])
-    assert (labels, note) == ([label], "") and draw(labels) == [label]
-
-
-def test_plain_text_leaves_the_fonts_as_they_are(own_fonts_only):
-    before = list(plt.rcParams["font.family"])
-    plot_labels(["Where is it?", "naïve café"])
-    assert plt.rcParams["font.family"] == before
 
 
 def labelled(number, labels):

@@ -108,6 +108,8 @@ def test_a_batch_is_refused(tokenizer):
     for wrong in (batch, batch["input_ids"], torch.tensor(batch["input_ids"])):
         with pytest.raises(ValueError, match="one row"):
             show_tokens(tokenizer, wrong)
+    numbers = torch.tensor([10, 11]).numpy()
+    assert show_tokens(tokenizer, numbers).data == show_tokens(tokenizer, list(numbers)).data == show_tokens(tokenizer, [10, 11]).data
 
 
 @pytest.mark.parametrize("messages", [record(), record("Ωmega 🐐?", " spaces \n and lines "), record(answer="a")], ids=["plain", "odd", "short"])

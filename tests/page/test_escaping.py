@@ -14,9 +14,9 @@ from helpers.ask.answers import Answer, compare_answers
 from helpers.data.supervision import supervision_report
 from helpers.data.tokens import show_record, show_tokens
 from helpers.page import explorers
-from helpers.page.pictures import _as_html
+from helpers.page.pictures import as_html
 from helpers.page.report import write_report
-from helpers.tools.ready import Line, Readiness
+from helpers.tools.ready import Readiness
 from helpers.training.live_plot import samples_as_html
 
 HOSTILE = '<script>alert(1)</script> "><img src=x onerror=alert(2)> \'&lt;'
@@ -48,11 +48,11 @@ DISPLAYS = {
     "show_record, cut": lambda tokenizer: show_record(tokenizer, MESSAGES, max_length=20).data,
     "show_record, text": lambda tokenizer: show_record(tokenizer, HOSTILE).data,
     "diagnose_adapter": lambda tokenizer: Diagnosis(HOSTILE, HOSTILE, [Check(HOSTILE, False, HOSTILE, HOSTILE)], {})._repr_html_(),
-    "check_laptop": lambda tokenizer: Readiness([Line(HOSTILE, False, HOSTILE, HOSTILE)])._repr_html_(),
+    "check_laptop": lambda tokenizer: Readiness([Check(HOSTILE, False, HOSTILE, HOSTILE)])._repr_html_(),
     "LossPlot, samples": lambda tokenizer: samples_as_html([(0, HOSTILE), (26, HOSTILE)]),
     "write_report": lambda tokenizer: report(),
     "before_and_after": lambda tokenizer: column("base"),
-    "Picture, above": lambda tokenizer: _as_html(HOSTILE),
+    "Picture, above": lambda tokenizer: as_html(HOSTILE),
     "a table of pandas": lambda tokenizer: pd.DataFrame({"question": [HOSTILE]}, index=[HOSTILE])._repr_html_(),
     "a column of pandas": lambda tokenizer: pd.Series([HOSTILE]).to_frame(HOSTILE)._repr_html_(),
 }

@@ -4,6 +4,7 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from helpers.ask import right_of
 from helpers.page import Picture, explore, show_plot, write_report
@@ -19,15 +20,15 @@ def line(inches=3):
 
 def width(data) -> int:
     """Return the width of the PNG in a displayed picture, from its head."""
-    return int.from_bytes(base64.b64decode(re.search(r'base64,([^"]+)', data["text/html"])[1])[16:20])
+    return int.from_bytes(base64.b64decode(re.search(r'base64,([^"]+)', data)[1])[16:20])
 
 
 def test_a_plot_is_shown_once_and_says_what_it_shows(capsys):
     show_plot(line(), ALT)  # outside a notebook the words are what is shown
     assert capsys.readouterr().out == f"{ALT}\n" and not plt.get_fignums()
-    shown = Picture(line(), ALT)._repr_mimebundle_()
-    assert shown["text/html"].startswith('<img alt="A line that rises from 1 to 2, &quot;steep&quot; &amp; &lt;straight&gt;." ')
-    assert shown["text/plain"] == ALT and set(shown) == {"text/html", "text/plain"} and not plt.get_fignums()
+    shown = Picture(line(), ALT)
+    assert shown.html.startswith('<img alt="A line that rises from 1 to 2, &quot;steep&quot; &amp; &lt;straight&gt;." ')
+    assert set(DisplayFormatter().format(shown)[0]) == {"text/html", "text/plain"} and repr(shown) == ALT and not plt.get_fignums()
 
 
 @pytest.mark.parametrize("alt", ["", " \n"])
@@ -39,7 +40,7 @@ def test_a_plot_without_words_is_refused(alt):
 
 
 def test_margins_go_unless_they_are_to_stay():
-    trimmed, whole = (Picture(line(), ALT, trim=trim)._repr_mimebundle_() for trim in (True, False))
+    trimmed, whole = (Picture(line(), ALT, trim=trim).html for trim in (True, False))
     assert width(trimmed) < width(whole) == 300
 
 
@@ -54,7 +55,7 @@ def test_an_explorer_shows_one_plot_a_move():
     seen = [place.outputs]
     control.value = 4
     seen.append(place.outputs)
-    assert [(width(one["data"]), one["data"]["text/plain"]) for [one] in seen] == [(300, "3 inches"), (400, "4 inches")]
+    assert [(width(one["data"]["text/html"]), one["data"]["text/plain"]) for [one] in seen] == [(300, "3 inches"), (400, "4 inches")]
     assert not plt.get_fignums()
 
 

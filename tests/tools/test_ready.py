@@ -114,6 +114,8 @@ def test_a_base_model_that_is_not_there(tmp_path, monkeypatch, chosen):
     monkeypatch.setenv("BASE_MODEL", chosen)
     ok, found, todo = ready._or_missing(ready._base_model)
     assert not ok and (chosen or "SmolLM2") in found and "python -m helpers prepare" in todo
+    monkeypatch.setenv("BASE_MODEL", f'"{chosen}"')  # as Windows' set leaves it
+    assert ready._or_missing(ready._base_model)[1] == found
 
 
 def test_a_base_model_of_ones_own(monkeypatch):
@@ -146,7 +148,7 @@ def test_speed_counts_the_operations_that_pytorch_counts():
 
 
 def test_the_table_in_a_notebook_shows_text_as_text():
-    table = ready.Readiness([ready.Line("base model", False, "<script>alert(1)</script>", "mend & try"), ready.Line("Python", True, "3.12", "unused")])
+    table = ready.Readiness([ready.Check("base model", False, "<script>alert(1)</script>", "mend & try"), ready.Check("Python", True, "3.12", "unused")])
     shown = table._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "mend &amp; try" in shown and "unused" not in shown
     assert "Not ready yet: base model." in shown and str(table).splitlines()[1] == "  mend & try"

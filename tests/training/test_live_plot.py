@@ -216,3 +216,12 @@ def test_progress_says_what_is_left(tmp_path):
 
 def test_samples_are_escaped():
     assert samples_as_html([(0, "a<b"), (20, "c&d")]) == "<div><b>0:</b> a&lt;b</div><div><b>20:</b> c&amp;d</div>"
+
+
+def test_of_several_sets_to_validate_with_the_first_is_drawn(tmp_path):
+    plot = LossPlot(tmp_path / "loss.png")
+    trainer = make_trainer(tmp_path, plot)
+    trainer.eval_dataset = {"first": trainer.eval_dataset, "second": [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}] * 4}
+    trainer.train()
+    first = [(entry["step"], entry["eval_first_loss"]) for entry in trainer.state.log_history if "eval_first_loss" in entry]
+    assert len(first) == 2 and plot.history["validation"] == first

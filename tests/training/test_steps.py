@@ -79,3 +79,5 @@ def test_a_share_is_one_of_all_steps_and_another_word_is_named():
 def test_a_schedule_that_follows_the_losses_cannot_be_planned():
     with pytest.raises(ValueError, match="depend on the losses"):
         learning_rates(5, 1e-3, lr_scheduler_type="reduce_lr_on_plateau")
+    with pytest.raises(ValueError, match="warmup_stable_decay: it needs lr_scheduler_kwargs"):
+        learning_rates(5, 1e-3, lr_scheduler_type="warmup_stable_decay")
