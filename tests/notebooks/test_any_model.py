@@ -3,13 +3,15 @@
 What the trainer sees and what is sent to the model afterwards must be the same tokens, with thinking off in both.
 """
 import copy
+import json
 import os
 import shutil
 
+import nbformat
 import pytest
 import torch
 from datasets import Dataset
-from notebook_tools import FOLDER, NOTEBOOKS
+from notebook_tools import FOLDER, NOTEBOOKS, read
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_notebooks import CELL_SECONDS, check_outputs, execute_offline
@@ -219,3 +221,27 @@ def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     shutil.copy(path, copied)
     execute_offline(copied, course, CELL_SECONDS if not os.environ.get("EVERY_CELL_TWICE") else None)
     check_outputs(copied)
+
+
+FILES = {  # learners' files: what stands in the output of the page
+    "conversations": ([{"messages": messages("several turns"), "id": place} for place in range(5)] + [
+        {"messages": [{"role": "system", "content": "Prices are in shells."}, {"role": "user", "content": f"To stop {place}?"},
+                      {"role": "assistant", "content": f"{place} shells."}]} for place in range(20)], "answers are learned"),
+    "too few": ([{"instruction": "Where?", "input": f"Number {place}", "output": f"At {place}."} for place in range(3)], "too few to hold any out"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_notebook_13_runs_on_another_file(name, course, folder, monkeypatch):
+    monkeypatch.setenv("BASE_MODEL", folder)
+    records, said = FILES[name]
+    file = course / "data" / f"{name} 记录.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    page = read(FOLDER / "13_your_own_data.ipynb")
+    place = next(cell for cell in page.cells if "helpdesk.jsonl" in cell.source and cell.cell_type == "code")
+    place.source = place.source.replace("helpdesk.jsonl", file.name)
+    nbformat.write(page, copied := course / "notebooks" / "13_your_own_data.ipynb")
+    execute_offline(copied, course, CELL_SECONDS)
+    check_outputs(copied)
+    report = (course / "outputs" / "13_your_own_data" / "report.html").read_text(encoding="utf-8")
+    assert said in report and f"{name} 记录.jsonl" in report and "right examples: 0 of" in report
