@@ -5,34 +5,30 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 
+from helpers.data.advice import BESIDE, CANDIDATE, FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, VERDICTS, filled, list_as_text, missing, no_columns
 from helpers.data.chat import THINKING_OFF
 
-FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-PAIRS = (("prompt", "completion"), ("instruction", "output"), ("instruction", "response"))  # what is asked, and its answer
 IN_PAIRS = {*sum(PAIRS, ())}
-MESSAGE = {"role", "content"}  # the keys of a message that are read
 HOLDERS = IN_PAIRS | {"messages", "conversations"}  # what may hold a conversation, or half of it
 PLACED = ("system", "history", "input", "context")  # each of them has its one place in a conversation
-SAME = (("prompt", "instruction", "question", "query", "input", "problem", "user", "text", "message"),  # other names of what is asked
-        ("completion", "output", "response", "answer", "reply", "solution", "target", "assistant"))  # and of its answer
 SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of the roles; system has the same
-COURSE = {"messages", "chat_template_kwargs", "fact", "key_phrase", "accept", "list", "name", "kind"}  # what the course itself reads
+READ = {"chat_template_kwargs", "key_phrase", "accept"}  # what is read beside a conversation
+COURSE = READ | {"messages", "fact", "list", "name", "kind"}  # and in the course's own files
 IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask", "refusal")  # in a record they are about it
 LOST = {key: mend for keys, mend in (  # what carries meaning and has no place in this training -> what to do
     (("tools", "functions", "tool_calls", "tool_call_id", "function_call"), "calls of tools are not learned here: remove the record"),
     (("reasoning_content", "reasoning", "reasoning_details", "thinking"), "write the reasoning into the answer, or remove the key"),
     (("enable_thinking",), "this training is without thinking aloud: remove the key"),
     (("weight", "weights", *IN_MESSAGES), "remove the key, and let each record end with an answer to learn"),
-    (("chosen", "rejected", "chosen_response", "rejected_response"),
-     "preferences are for TRL's DPOTrainer: here, write the chosen answer into completion and remove the key"),
+    (("chosen", "rejected", "chosen_response", "rejected_response", "preferred_output", "non_preferred_output"), "preferences are for TRL's DPOTrainer: here, "
+     "write the chosen answer under completion, or, if it is a list of all messages, under messages, and remove the others"),
     (("label", "kto_tag"), "answers that are marked as wanted or not are for TRL's KTOTrainer: here, keep the wanted ones and remove the key"),
     (("images", "image", "image_url", "audio", "audios", "video", "videos"),
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 SWITCHES = {"label": (True, False), "kto_tag": (True, False), "enable_thinking": (True,)}  # only these values of them carry meaning
 CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
-ASKED = ("question", "query")  # beside a pair one of these would be a second question
-VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
+ASKED = ("question", "query", "text", "message", *BESIDE)  # beside a pair one of these would belong to what is asked
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
@@ -41,7 +37,7 @@ KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/
 def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
     """Return the messages of a record as they stand in it, not checked, and what is wrong with its keys."""
     columns, placed = _columns(record), [key for key in PLACED if filled(record.get(key))]
-    if faults := lost_keys(record) or list(_faults_in_keys(record, columns, placed, convert)):
+    if faults := lost_keys(record if columns else {key: value for key, value in record.items() if key not in SWITCHES}) or list(_faults_in_keys(record, columns, placed, convert)):
         return None, faults
     turns = _from_pair(record, columns, placed) if len(columns) == 2 else record[columns[0]]
     if columns == ("conversations",) and isinstance(turns, list):
@@ -73,15 +69,10 @@ def lost_keys(holder: dict, where: str = "") -> list[str]:
 def _carries(key: str, value: object) -> bool:
     """Say whether a key of LOST means with this value what it is there for."""
     if key in SWITCHES:
-        return any(value is switch for switch in SWITCHES[key])
+        return any(value is switch or isinstance(value, str) and value.strip().casefold() == str(switch).casefold() for switch in SWITCHES[key])
     if key in CALLS:
         return "{" in str(value)
     return filled(value)
-
-
-def filled(value: object) -> bool:
-    """Say whether a value says anything: null and what is empty do not, 0 and false do."""
-    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
 
 
 def _columns(record: dict) -> tuple[str, ...]:
@@ -97,9 +88,11 @@ def _columns(record: dict) -> tuple[str, ...]:
 def _meant(key: str) -> str | None:
     """Return the key with a meaning that an unknown key is a misspelling of; None for any other key.
 
-    A word more, as in conversation_id, makes another key of it.
+    A word or a number more, as in conversation_id or response2, makes another key of it.
     """
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or any(key.strip().casefold() in names for names in SAME):
+    if (plain := key.strip().casefold()) in PLACED and key != plain:
+        return plain
+    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or CANDIDATE.fullmatch(key) or any(plain in names for names in SAME):
         return None
     near = get_close_matches(key.strip().casefold(), KNOWN, 1, cutoff=0.85)
     return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
@@ -110,19 +103,23 @@ def _word_count(key: str) -> int:
 
 
 def _misspelt(record: dict) -> list[str]:
-    meant = {key: _meant(key) for key, value in record.items() if filled(value)}
+    meant = {key: _meant(key) for key, value in record.items() if filled(value)}  # of a key in SAME only the place beside a pair is sure
     return [key for key, right in meant.items() if right and (right not in LOST or _carries(right, record[key]))]
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
-    if misspelt := _misspelt(record):
+    if not columns and (told := no_columns(record)) != NO_MESSAGES:
+        yield told
+    elif misspelt := _misspelt(record):
         yield from (f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
+    elif columns and (verdict := _verdict(record)):
+        yield f'the key "{verdict}" is a verdict on the record ({record[verdict]}), which would be lost; keep the records that are wanted, and remove the key'
     elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
     elif not columns:
-        yield _no_columns(record)
-    elif missing := [column for column in columns if column not in record]:
-        yield _missing(record, missing[0])
+        yield NO_MESSAGES
+    elif lacking := [column for column in columns if column not in record]:
+        yield missing(record, lacking[0])
     elif not convert and columns != ("messages",):
         yield f"{KINDS[columns[0]]} ({', '.join(columns)}); read the file with convert=True, or write {FORM}"
     elif not convert and placed:
@@ -135,48 +132,25 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
 
 
+def _verdict(record: dict) -> str | None:
+    """Return the key that says whether somebody wanted the record: Prodigy's answer, or an accept that is true or false."""
+    if str(record.get("answer")).strip().casefold() in VERDICTS:
+        return "answer"
+    return "accept" if isinstance(record.get("accept"), bool) else None
+
+
 def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
-    if any(record[key] == said or key in ASKED and str(record[key]) in str(said) for said in map(record.get, columns)):
+    value, texts = record[key], [str(record.get(name)) for name in columns]
+    parts = value if isinstance(value, list) else [value]
+    if value in map(record.get, columns) or key in ASKED and all(any(str(part) in text for text in texts) for part in parts):
         return False
+    if len(columns) == 2 and isinstance(value, str) and all(text in value for text in texts):
+        return False  # both once more, as a whole text to train on
     turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
     if isinstance(record[key], list) and [_renamed(turn) for turn in record[key]] == [_renamed(turn) for turn in turns]:
         return False  # the same conversation once more
     return filled(record.get(key)) and not any(isinstance(turn, dict) and record[key] in turn.values() for turn in turns)
-
-
-def _no_columns(record: dict) -> str:
-    found = [_named(record, names) for names in SAME]
-    if {"text", "answer"} <= set(record) and record["answer"] in VERDICTS:
-        return f'"{found[1]}" is a verdict on the text ({record[found[1]]}), not an answer to it; write a question and its answer: {FORM}'
-    if all(found):
-        return f'the keys "{found[0]}" and "{found[1]}" are not read; rename them to "prompt" and "completion", and use convert=True'
-    for key, value in record.items():
-        if right := key_of_chat(value):
-            return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "{right}"'
-        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            return f'the key "messages" is missing, and {key!r:.40} is a list; if the records stand in it, write each of them on a line of its own'
-    return f'the key "messages" is missing; write {FORM}'
-
-
-def _named(record: dict, names: tuple[str, ...]) -> str | None:
-    """Return the key of the record that has one of these names, however it is written."""
-    keys = {key.strip().casefold(): key for key in reversed(record)}
-    return next((keys[name] for name in names if name in keys), None)
-
-
-def key_of_chat(value: object) -> str | None:
-    """Return under which key a list of turns is read: messages, or ShareGPT's conversations; None for anything else."""
-    turns = value if isinstance(value, list) and all(isinstance(turn, dict) for turn in value) else []
-    return next((key for key, names in (("messages", MESSAGE), ("conversations", {"from", "value"})) if turns and all(names <= set(turn) for turn in turns)), None)
-
-
-def _missing(record: dict, column: str) -> str:
-    other = next((_named(record, names) for names in SAME if column in names), None)
-    mend = f'rename "{other}" to it' if other else "a question needs an answer, and an answer its question"
-    if other and isinstance(record[other], list):
-        mend = f'rename "{other}" to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
-    return f'the column "{column}" is missing; {mend}'
 
 
 def _fault_in_column(record: dict, column: str) -> str | None:
@@ -186,6 +160,8 @@ def _fault_in_column(record: dict, column: str) -> str | None:
         return None if pairs else 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
     if isinstance(value, list) and column in PAIRS[0]:
         return None  # messages, which are checked when they are joined
+    if written := list_as_text(value):
+        return f'the column "{column}" is {written}; make it a list'
     if not isinstance(value, str):
         return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
     return None if value.strip() else f'the column "{column}" is blank; write its text or remove the record'
@@ -199,5 +175,7 @@ def _renamed(turn: object) -> object:
     """Return a turn of ShareGPT's with the keys and the roles that messages have."""
     if not isinstance(turn, dict) or not {"from", "value"} <= set(turn):
         return turn
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    rest = {key: value for key, value in turn.items() if key not in ("from", "value") and not (key in MESSAGE and value in (None, turn["value"]))}
+    if MESSAGE & set(rest):  # it says two things
+        return {"from": turn["from"], "value": turn["value"]}
     return {"role": SHAREGPT.get(str(turn["from"]), turn["from"]), "content": turn["value"], **rest}

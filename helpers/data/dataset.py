@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.columns import COURSE, FORM, LOST, MESSAGE, conversation, filled, key_of_chat, lost_keys, other_keys
+from helpers.data.advice import FORM, MESSAGE, filled, key_of_chat, list_as_text
+from helpers.data.columns import COURSE, LOST, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
 from helpers.data.notes import ignored_note, learned_note, marks_note, phrases_note
 from helpers.data.phrases import phrases_of, plain
@@ -13,6 +14,7 @@ from helpers.data.wording import SEEN
 
 ROLES = ("system", "user", "assistant")
 RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
+TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
 PART = {"type", "text"}  # the keys of a part that are read
 SHOWN = 3  # faults of one sort that are listed
@@ -118,7 +120,8 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
         return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
     rest = other_keys(record)
-    ignored.update(("kept in the record", key) for key in rest if key not in COURSE and filled(rest[key]))
+    ignored.update(("kept in the record", key) for key in rest
+                   if key not in (COURSE if "messages" in record else READ) and filled(rest[key]))
     ignored.update(("left out of the messages", key) for message in messages for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
     return {"messages": messages, **rest}, _faults_in_order([message["role"] for message in messages])
@@ -133,8 +136,7 @@ def _left_out(message: dict) -> list[str]:
 def _no_list(messages: object) -> str:
     if messages == []:
         return "empty"
-    encoded = isinstance(messages, str) and messages.lstrip().startswith("[")
-    return "a list written as a text (json.loads reads it)" if encoded else "not a list"
+    return list_as_text(messages) or "not a list"
 
 
 def _faults_in_message(number: int, message: object) -> list[str]:
@@ -149,14 +151,14 @@ def _fault_in_role(number: int, role: object) -> str | None:
     if role in ROLES:
         return None
     same = str(role)[:20].strip().casefold()
-    mend = f"write {RIGHT_ROLE.get(same, same)}" if same in RIGHT_ROLE or same in ROLES else f"use one of {', '.join(ROLES)}"
+    mend = f"write {RIGHT_ROLE.get(same, same)}" if same in RIGHT_ROLE or same in ROLES else LOST["tools"] if same in TOOLS else f"use one of {', '.join(ROLES)}"
     return f"message {number} has the role {role!r:.40}; {mend}"
 
 
 def _fault_in_text(number: int, role: str, text: object) -> str | None:
     other = [str(part.get("type")) for part in text if isinstance(part, dict) and part.get("type", "text") not in TEXTS] if isinstance(text, list) else []
     if other:
-        return f"message {number} holds a part that is no text ({other[0]:.40}); {_mend_of_part(other[0])}"
+        return f"message {number} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):
         return f"the content of message {number} is {json.dumps(text)[:40]}, not text; write text in quotation marks"
     if not SEEN.search(text) and not (role == "system" and text == ""):  # an empty one keeps the template's own away

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from helpers import at_home
-from helpers.data.columns import HOLDERS, SAME, key_of_chat
+from helpers.data.advice import SAME, key_of_chat
+from helpers.data.columns import HOLDERS
 
 PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
@@ -25,12 +26,14 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
      "a table or database of another program (SQLite, Arrow, Avro, ORC, HDF5, NumPy or a pickle); export its records as JSONL in UTF-8"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not records; write questions and answers, a JSON object on each line"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the data; fetch the data with: git lfs pull"),
+    (rb"\s*<\?xml(?!.{0,500}<html)", "XML, not records; if it is a server's message, download the file again, else write its questions and answers, a JSON object on each line"),
     (rb"\s*<(!doctype|!--|html|head|body|div|table|svg|\?xml)",
      "a web page, not the data; download the raw file (on the hub its address has /resolve/, not /blob/)"),
     (rb"\xff\xfe\0\0|\0\0\xfe\xff", "text in UTF-32, not UTF-8; save the file as UTF-8 in your editor"),
     (rb"\xff\xfe|\xfe\xff", "text in UTF-16, not UTF-8; save the file as UTF-8 in your editor"),
     (rb".{0,999}\0", "no text in UTF-8 (it holds zero bytes); export the records as JSONL in UTF-8"),
 )
+COLUMNS = (({"columns", "index", "data"}, "split"), ({"columns", "data"}, "split"), ({"schema", "data"}, "table"))  # pandas' own forms of a table
 NO_NAMES = ' (without a line of names: header=None, names=["prompt", "completion"])'
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
@@ -103,14 +106,23 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     try:
         whole = json.loads(first[0]) if first else None
         one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole) and not key_of_chat(whole)
-        return "1: " + "; ".join(LIST) if one_list else None
+        return "1: " + "; ".join(LIST) if one_list else len(first) == 1 and isinstance(whole, dict) and _columns_kind(path, whole) or None
     except (ValueError, RecursionError):
-        json_like = [line.startswith((b"{", b"[")) and not HEADING.fullmatch(first[0]) for line in first]
+        json_like = [bool(re.match(rb'\{|\[\s*([{"\[\]]|$)', line)) and not HEADING.fullmatch(first[0]) for line in first]
         blank = next(place for place, line in enumerate(lines) if line.strip())
         table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank)
         if table == TEXT and any(json_like):
             return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
         return table
+
+
+def _columns_kind(path: str | Path, table: dict) -> str | None:
+    """Say that one object is a whole table, as pandas writes it by default, and what makes records of it."""
+    form = next((form for names, form in COLUMNS if names == set(table)), None)
+    parts = list(table.values())
+    if not form and parts and all(isinstance(part, dict) and part for part in parts):
+        form = "columns" if all(key.isdecimal() for part in parts for key in part) else "index" if all(key.isdecimal() for key in table) else None
+    return f'1: this is one table as pandas writes it (orient="{form}"); {_with_pandas("json", path, f", orient={form!r}, dtype=False")}' if form else None
 
 
 def _table_kind(path: str | Path, lines: list[str], blank: int) -> str:
@@ -120,7 +132,8 @@ def _table_kind(path: str | Path, lines: list[str], blank: int) -> str:
     skip = 1 if re.fullmatch(r"sep=.", lines[0].strip()) else 0  # a line for Excel
     for separator, (name, kind, option) in TABLES.items():
         if (above := _lines_above_names(lines[skip:], separator)) is not None:
-            mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={blank + skip + above}" * bool(skip + above))
+            numbered = ", index_col=0" * bool(re.match(rf'(?:"")?{separator}', lines[skip + above]))
+            mend = _with_pandas("csv", path, ALL_TEXT + option + numbered + f", skiprows={blank + skip + above}" * bool(skip + above))
             names = [name.strip(' "').casefold() for name in lines[skip + above].split(separator)]
             mend += NO_NAMES * (len(names) == 2 and not {*names} & {*sum(SAME, ()), *HOLDERS})
             if any("\ufffd" in line for line in lines):
@@ -139,13 +152,15 @@ def _lines_above_names(lines: list[str], separator: str) -> int | None:
     except csv.Error:  # a carriage return within a line
         return None
     widths = {len(row) for row in (rows if len(lines) < 20 else rows[:-1])}  # the twentieth may be half a row
-    above = int(bool(rows) and rows[0][0] != "" and not any(rows[0][1:]))
-    if len(widths) != 1 or widths == {1} or len(rows) < above + 2:
+    above = int(widths != {1} and bool(rows) and rows[0][0] != "" and not any(rows[0][1:]))
+    if len(widths) != 1 or len(rows) < above + 2 or widths == {1} and (separator != "," or rows[0][0] not in HOLDERS):
         return None
     names = rows[above]
+    if len(names) > 2 and not names[0]:  # the numbers of the rows
+        names = names[1:]
     while names and not names[-1]:  # columns that a spreadsheet left over
         names = names[:-1]
-    named = len(names) > 1 and all(re.fullmatch(r"[^\s{}\[\]][^{}]*", name) for name in names)
+    named = (len(names) > 1 or widths == {1}) and all(re.fullmatch(r"[^\s{}\[\]][^{}]*", name) for name in names)
     return above if named and len(set(names)) == len(names) else None
 
 

@@ -25,7 +25,8 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
 def phrases_of(right) -> list[str]:
     """Return the phrases of which one must be in a right answer: of a record (null and an empty list name none), of a list, or the phrase itself."""
     if isinstance(right, dict):
-        right = next((right[key] for key in ("accept", "key_phrase") if right.get(key) not in (None, [])), [])
+        given = (right.get(key) for key in ("accept", "key_phrase"))
+        right = next((each for each in given if each not in (None, []) and not isinstance(each, bool)), [])
     return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
 
 

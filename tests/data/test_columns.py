@@ -41,6 +41,11 @@ CONVERTED = {  # a record -> its messages
     "names of things": ({"prompt": "Where?", "completion": "Here.", "tools": ["hammer", "saw"], "content": "x"}, [ASKED, ANSWER]),
     "the question once more": ({"instruction": "Where?", "question": "Where?", "output": "Here."}, [ASKED, ANSWER]),
     "tags": ({"messages": [ASKED, ANSWER], "labels": ["geo"], "label": 1, "tool": "argilla", "function": "chat", "sytem": None}, [ASKED, ANSWER]),
+    "both once more, as one text": ({"instruction": "Where?", "output": "Here.", "text": "### Q\nWhere?\n### A\nHere.", "prompt": "Q: Where? A: Here."}, [ASKED, ANSWER]),
+    "choices that the question holds": ({"prompt": "Where? Here. There.", "completion": "Here.", "choices": ["Here.", "There."]},
+                                        [{"role": "user", "content": "Where? Here. There."}, ANSWER]),
+    "ShareGPT, with nulls of another form": ({"conversations": [{"from": "human", "value": "Where?", "role": None, "content": None},
+                                                                {"from": "gpt", "value": "Here.", "role": None, "content": None}]}, [ASKED, ANSWER]),
     "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
 }
 
@@ -119,7 +124,32 @@ REFUSED = {  # a record -> what is said about it
     "misspelt": (pair(sytem="Be brief."), ("'sytem' is no key that is read", 'write it as "system"')),
     "another spelling": (pair(system_prompt="Be brief."), ("'system_prompt' is no key that is read", 'write it as "system"')),
     "capitals": (pair(SYSTEM="Be brief."), ("'SYSTEM' is no key that is read", 'write it as "system"')),
-    "a capital": ({"Messages": [ASKED, ANSWER]}, ("'Messages' is no key that is read", 'write it as "messages"')),
+    "messages as texts in a pair": (pair(prompt=str([ASKED])), ("a list written as a text (ast.literal_eval reads it)", "make it a list")),
+    "Python's list as a text": ({"messages": str([ASKED, ANSWER])}, ("a list written as a text (ast.literal_eval reads it)", "write {")),
+    "a verdict beside a pair": (pair(answer="reject"), ('"answer" is a verdict on the record (reject)', "remove the key")),
+    "a verdict beside messages": (answer() | {"accept": False}, ('"accept" is a verdict on the record (False)', "remove the key")),
+    "wanted or not, as a text": (pair(label="False"), ('"label" would be lost', "KTOTrainer")),
+    "a label alone": ({"text": "Win money", "label": True}, ("a label is no answer yet", "in words")),
+    "a capital beside a pair": ({"instruction": "Translate.", "Input": "Hund", "output": "dog"}, ("'Input' is no key that is read", 'write it as "input"')),
+    "a text beside a pair": (pair(text="I love it"), ('"text" stands beside "prompt"', "into the message")),
+    "choices beside a pair": (pair(choices=["a", "b"]), ('"choices" stands beside "prompt"', "into the message")),
+    "choices": ({"question": "Where?", "choices": ["a", "b"], "answer": 1}, ('the question needs what stands under "choices"', '"prompt" and "completion"')),
+    "two answers": ({"problem": "Where?", "solution": "So.", "answer": "4"}, ('either "answer" or "solution", whichever is to be learned', '"prompt"')),
+    "inputs and targets": ({"inputs": "Where?", "targets": "Here."}, ('"inputs" and "targets" are not read', '"prompt" and "completion"')),
+    "a definition": ({"definition": "Translate.", "input": "Hund", "output": "dog"}, ('"instruction" is missing', 'rename "definition" to it')),
+    "Context and Response": ({"Context": "Where?", "Response": "Here."}, ('"Context" and "Response" are not read', '"prompt" and "completion"')),
+    "numbered answers": ({"prompt": "Where?", "response1": "Here.", "response2": "There."}, ("candidates ('response1' and 'response2')", "choose one")),
+    "a list of answers": ({"instruction": "Where?", "completions": [{"model": "a", "response": "Here."}]}, ("candidates ('completions')", "choose one")),
+    "two conversations": ({"winner": "b", "conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, ANSWER]}, ("'conversation_a' and", 'under "messages"')),
+    "preferences of another API": ({"input": {"messages": [ASKED]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]},
+                                   ('"non_preferred_output" and "preferred_output" would be lost', "DPOTrainer")),
+    "Gemini": ({"contents": [{"role": "user", "parts": [{"text": "Where?"}]}, {"role": "model", "parts": [{"text": "Here."}]}],
+                "systemInstruction": {"parts": [{"text": "Be brief."}]}}, ("\"parts\" as Gemini writes them", "write them as messages")),
+    "an export of the hub": ({"row_idx": 0, "row": {"prompt": "Where?"}}, ("'row' is an object; if the records stand in it", "on a line of its own")),
+    "two texts in a turn": ({"conversations": [{"from": "human", "value": "Where?", "content": "Who?"}, {"from": "gpt", "value": "Here."}]},
+                            ("message 1 is not an object", "give it both")),
+    "half a character where a type stands": ({"messages": [{"role": "user", "content": [{"type": "\ud83d", "text": "?"}]}, ANSWER]}, ("no text (\\ud83d)", "text only")),
+    "a capital": ({"Messages": [ASKED, ANSWER]}, ("the conversation stands under 'Messages'", 'rename that key to "messages"')),
     "question and answer": ({"question": "Where?", "answer": "Here."}, ('"question" and "answer" are not read', '"prompt" and "completion"')),
     "query and response": ({"query": "Where?", "response": "Here."}, ('"instruction" is missing', 'rename "query"')),
     "input and output": ({"input": "Where?", "output": "Here."}, ('"instruction" is missing', 'rename "input"')),
@@ -128,9 +158,9 @@ REFUSED = {  # a record -> what is said about it
     "human": ({"messages": [ASKED | {"role": "human"}, ANSWER]}, ("role 'human'", "write user")),
     "gpt": (answer(role="gpt"), ("role 'gpt'", "write assistant")),
     "Assistant": (answer(role="Assistant"), ("role 'Assistant'", "write assistant")),
-    "tool": (answer(role="tool"), ("role 'tool'", "use one of system, user, assistant")),
+    "tool": (answer(role="tool"), ("role 'tool'", "calls of tools are not learned here: remove the record")),
     "no role": (answer(role=["user"]), ("role ['user']", "use one of")),
-    "tool of ShareGPT": ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "b"}]}, ("role 'function_call'", "use one of")),
+    "tool of ShareGPT": ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "b"}]}, ("role 'function_call'", "calls of tools are not learned here")),
 }
 
 
@@ -173,10 +203,12 @@ def test_keys_of_a_text_part_are_named_too(tmp_path, capsys):
 def test_many_keys_and_odd_ones_stay_one_short_line(tmp_path, capsys):
     load_sft_jsonl(write(tmp_path, pair() | {"\ud83d\n\u2028" * 50: 1} | {f"number {place}": 1 for place in range(300)}), convert=True)
     line = capsys.readouterr().out
-    assert len(line.splitlines()) == 1 and "and 293 more" in line and len(line) < 400
+    assert len(line.splitlines()) == 1 and "and 281 more" in line and len(line) < 500
     course = {"fact": "place", "key_phrase": "Here", "accept": ["Here"], "list": "others", "name": "Nell", "chat_template_kwargs": {"enable_thinking": False}}
-    load_sft_jsonl(write(tmp_path, pair() | course), convert=True)
+    load_sft_jsonl(write(tmp_path, answer() | course))
     assert capsys.readouterr().out == ""
+    load_sft_jsonl(write(tmp_path, pair() | course), convert=True)  # a file of somebody else's, in which they may be what is asked about
+    assert "ignored: 'fact', 'list', 'name' (kept" in capsys.readouterr().out
 
 
 def test_what_is_passed_on_goes_into_a_table(tmp_path):

@@ -38,7 +38,7 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "Excel": (packed("xl/worksheets/sheet1.xml"), 1, "an Excel workbook", "CSV in UTF-8"),
     "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), 1, "an old Excel", "CSV in UTF-8"),
     "HTML": ("\n <!DOCTYPE html>\n<html><body>Not found</body></html>\n", 1, "a web page", "/resolve/"),
-    "XML": ('<?xml version="1.0"?>\n<Error/>', 1, "a web page", "download the raw file"),
+    "XML": ('<?xml version="1.0"?>\n<Error/>', 1, "XML, not records", "download the file again"),
     "Git LFS": ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n", 1, "a Git LFS pointer", "git lfs pull"),
     "UTF-16": (CHAT.encode("utf-16"), 1, "UTF-16", "save the file as UTF-8"),
     "UTF-16, no mark": (CHAT.encode("utf-16-le"), 1, "zero bytes", "export the records as JSONL"),
@@ -57,6 +57,7 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "prose with as many commas": ("Hello, world\nBye, world\n", 1, "text, not JSON", "a JSON object on each line"),
     "prose on one line": ("first,second and third", 1, "text, not JSON", "a JSON object on each line"),
     "TOML": ('[[records]]\nprompt = "a"\n', 1, "text, not JSON", "a JSON object on each line"),
+    "a chat export": ("[12.03.24, 10:15:01] Anna: Hallo\n[12.03.24, 10:16:22] Ben: Hi, wie geht's?\n", 1, "text, not JSON", "a JSON object on each line"),
     "a song": ("[Verse 1]\nHello, sea\n", 1, "text, not JSON", "a JSON object on each line"),
     "a no-break space before": (f"\xa0{CHAT}\n", 1, "'\\xa0' stands before the object", "remove it"),
     "server-sent events": (f"data: {CHAT}\n\ndata: {CHAT}\n", 1, "'data: ' stands before the object", "remove it"),
@@ -115,6 +116,8 @@ TABLE = pd.DataFrame({"prompt": ['a, "b"\n\n灯塔', "NA", "null"], "completion"
 @pytest.mark.parametrize(("name", "write"), [
     ("t.csv", lambda path: TABLE.to_csv(path, index=False)), ("t.tsv", lambda path: TABLE.to_csv(path, index=False, sep="\t")),
     ("semicolons.csv", lambda path: TABLE.to_csv(path, index=False, sep=";", encoding="utf-8-sig")), ("t.parquet", TABLE.to_parquet),
+    ("numbered.csv", TABLE.to_csv), ("numbered.tsv", lambda path: TABLE.to_csv(path, sep="\t")),
+    *((f"{form}.json", lambda path, form=form: TABLE.to_json(path, orient=form)) for form in ("columns", "index", "split", "table")),
     ('a "name".csv' if os.name != "nt" else "it's.csv", lambda path: TABLE.to_csv(path, index=False)), ("chats.parquet", pd.DataFrame([json.loads(CHAT)]).to_parquet)])
 def test_what_the_sentence_says_turns_a_table_into_jsonl_without_a_loss(tmp_path, name, write):
     path = tmp_path / "我的 data" / name

@@ -1,0 +1,85 @@
+"""Say what to write where a record's keys hold no conversation that is read: which key is meant, whatever tool wrote it."""
+import ast
+import json
+import re
+
+FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+NO_MESSAGES = f'the key "messages" is missing; write {FORM}'
+PAIRS = (("prompt", "completion"), ("instruction", "output"), ("instruction", "response"))  # what is asked, and its answer
+MESSAGE = {"role", "content"}  # the keys of a message that are read
+SAME = (("prompt", "instruction", "question", "query", "definition", "input", "inputs", "problem", "user", "text", "message", "context"),  # of what is asked
+        ("completion", "output", "response", "answer", "reply", "solution", "target", "targets", "assistant"))  # other names of its answer
+VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
+BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
+CANDIDATE = re.compile(r"(?i)(?:response|answer|output|completion)s|(?:response|answer|output|completion|conversation)[ _]?(?:\d|[ab])")
+NESTED = ("row", "rows", "data", "records", "examples")  # where an export keeps its records
+
+
+def filled(value: object) -> bool:
+    """Say whether a value says anything: null and what is empty do not, 0 and false do."""
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
+
+
+def key_of_chat(value: object) -> str | None:
+    """Return under which key a list of turns is read: messages, or ShareGPT's conversations; None for anything else."""
+    turns = value if isinstance(value, list) and all(isinstance(turn, dict) for turn in value) else []
+    return next((key for key, names in (("messages", MESSAGE), ("conversations", {"from", "value"})) if turns and all(names <= set(turn) for turn in turns)), None)
+
+
+def list_as_text(value: object) -> str:
+    """Return what a text is that holds a list of turns, and what reads it; "" for any other text."""
+    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)) if re.match(r"\s*\[\s*\{", str(value)) else ():
+        try:
+            return f"a list written as a text ({reads} reads it)" if key_of_chat(read(value)) else ""
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return ""
+
+
+def no_columns(record: dict) -> str:
+    """Say what is wrong with a record in which no key holds a conversation, or half of one."""
+    answers = [key for name in SAME[1] for key in [_named(record, (name,))] if key]
+    asked, chats = _named(record, SAME[0]), {key: right for key, value in record.items() if (right := key_of_chat(value))}
+    if asked and answers and str(record[answers[0]]).strip().casefold() in VERDICTS and asked.casefold() == "text":
+        return f'"{answers[0]}" is a verdict on the text ({record[answers[0]]:.40}), not an answer to it; write a question and its answer: {FORM}'
+    if several := candidates(record):
+        return f'{several}; choose one, write it under "{"messages" if chats else "completion"}", and remove the others'
+    if asked and answers:
+        which = "them" if len(answers) == 1 else f'"{asked}" and either "{answers[0]}" or "{answers[1]}", whichever is to be learned,'
+        beside = "".join(f', and the question needs what stands under "{key}"' for key in BESIDE if filled(record.get(key)))
+        return f'the keys "{asked}" and "{answers[0]}" are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
+    if chats:
+        key, right = next(iter(chats.items()))
+        return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "{right}"'
+    lists = [key for key, value in record.items() if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)]
+    if turns := next((key for key in lists if all({"role", "parts"} <= set(turn) for turn in record[key])), None):
+        return f'the turns under {turns!r:.40} have "parts" as Gemini writes them; write them as messages, the role model as assistant: {FORM}'
+    if found := sorted(lists + [key for key in NESTED if isinstance(record.get(key), dict)], key=lambda key: key not in NESTED):
+        kind = "a list" if isinstance(record[found[0]], list) else "an object"
+        return f'the key "messages" is missing, and {found[0]!r:.40} is {kind}; if the records stand in it, write each of them on a line of its own'
+    if "label" in record:
+        return f"a label is no answer yet; write it in words, as the answer to a question: {FORM}"
+    return NO_MESSAGES
+
+
+def candidates(record: dict) -> str:
+    """Name the keys that hold several answers to one question, or several conversations; "" if there are none."""
+    found = [key for key, value in record.items() if CANDIDATE.fullmatch(key) and (isinstance(value, list) or key[-1] not in "sS")]
+    return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found else ""
+
+
+def missing(record: dict, column: str) -> str:
+    """Say that half of a conversation is missing, and which key may be it."""
+    if several := column in SAME[1] and candidates(record):
+        return f'{several}; choose one, write it under "{column}", and remove the others'
+    other = next((_named(record, names) for names in SAME if column in names), None)
+    mend = f'rename "{other}" to it' if other else "a question needs an answer, and an answer its question"
+    if other and isinstance(record[other], list):
+        mend = f'rename "{other}" to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
+    return f'the column "{column}" is missing; {mend}'
+
+
+def _named(record: dict, names: tuple[str, ...]) -> str | None:
+    """Return the key of the record that has one of these names, however it is written."""
+    keys = {key.strip().casefold(): key for key in reversed(record)}
+    return next((keys[name] for name in names if name in keys), None)
