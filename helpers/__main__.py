@@ -95,7 +95,7 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
 
 
 def kit(folder: str) -> bool:
-    """Pack the course, the packages and the model for a room without internet, about 0.5 GB."""
+    """Pack the course, the packages and the model for a room without internet, about 0.6 GB."""
     from helpers.tools.offline_kit import KitError, install_text, pack, size
 
     try:
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     made[kit].add_argument("folder", metavar="FOLDER", help="a new folder, or an empty one")
     made[render].add_argument("folder", type=Path, metavar="FOLDER", help="where the pages go")
     made[render].add_argument("executed", type=Path, nargs="?", metavar="EXECUTED", help="notebooks that were run already, as pytest leaves them "
-                                                                                         "in outputs/executed; the others are run now")
+                                                                                         "in outputs/executed; what is not there, or is another version, is run now")
     return parser
 
 

@@ -130,10 +130,10 @@ def install_lines(system: str, python: str) -> tuple[str, str]:
     """Return the two lines for a terminal in the kit's folder; python is "3.11". Relative paths survive spaces in its name."""
     if system == "Windows":
         return (rf"cd course; py -{python} -m venv .venv; Set-ExecutionPolicy -Scope Process Bypass -Force; .venv\Scripts\Activate.ps1",
-                r"$env:PIP_NO_INDEX=$env:UV_NO_INDEX=1; $env:PIP_FIND_LINKS=$env:UV_FIND_LINKS='..\wheels'; "
+                r"$env:PIP_NO_INDEX=$env:UV_OFFLINE=1; $env:PIP_FIND_LINKS=$env:UV_FIND_LINKS='..\wheels'; "
                 "python -m pip install -r requirements.txt; python -m helpers prepare")
     return (f"cd course && python{python} -m venv .venv && . .venv/bin/activate",
-            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels UV_NO_INDEX=1 UV_FIND_LINKS=../wheels && "
+            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels UV_OFFLINE=1 UV_FIND_LINKS=../wheels && "
             "python -m pip install -r requirements.txt && python -m helpers prepare")
 
 
@@ -142,11 +142,13 @@ def install_text() -> str:
     system, python = platform.system(), f"{sys.version_info.major}.{sys.version_info.minor}"
     lines = "\n".join(install_lines(system, python))
     notebook = str(Path("notebooks") / "00_start_here.ipynb")
+    again = lines.splitlines()[0].partition("-m venv .venv")[2].removeprefix("; ").removeprefix(" && ") + {"Windows": "; "}.get(system, " && ") + "jupyter lab"
     return (f"For {system.replace('Darwin', 'macOS')} on {platform.machine()} with Python {python}; other systems need a kit of their own.\n"
             f"Copy this folder to the laptop, open {'PowerShell' if system == 'Windows' else 'a terminal'} in it, and install with these "
             f"two lines (a few minutes, no network):\n\n{lines}\n\nWith uv write `uv venv --python {python}` for what ends in `-m venv` and `uv pip` for "
             "`python -m pip`.\n\nIn the same terminal, see whether the laptop is ready, and begin:\n\n"
-            f"python -m helpers ready\njupyter lab {notebook}\n")
+            f"python -m helpers ready\njupyter lab --ServerApp.root_dir=. {notebook}\n\nAnother time, in the folder course: {again}\n\n"
+            f"If there is no Python {python} on the laptop: this kit serves no other; take one that was packed with the Python that is there.\n")
 
 
 def size(folder: Path) -> str:

@@ -89,9 +89,10 @@ def as_run(path: Path, executed: Path | None) -> nbformat.NotebookNode:
     notebook = read(path)
     if executed and executed.exists():
         kept = read(executed)
-        if [cell.source for cell in kept.cells] == [cell.source for cell in notebook.cells]:  # the present version
+        was_run = any(cell.get("outputs") for cell in kept.cells) or all(cell.cell_type == "markdown" for cell in kept.cells)
+        if was_run and [cell.source for cell in kept.cells] == [cell.source for cell in notebook.cells]:  # the present version
             return kept
-    print(f"running {path.name}", flush=True)
+    print(f"running {path}", flush=True)
     try:
         client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}})
         client.execute(stderr=subprocess.DEVNULL)  # what a cell writes there is in its outputs

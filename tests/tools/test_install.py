@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import requires, version
+from urllib.request import urlopen
 
 import pytest
 from notebook_tools import ROOT
@@ -14,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from real_failures import skip_unless_ci
 
+from helpers.tools.offline_kit import install_text
+from helpers.tools.processes import free_port, started, wait_until_ready
 from helpers.tools.ready import PYTHON, pinned
 
 COMMAND, *PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -171,3 +174,17 @@ def test_line_endings_stay_whatever_git_is_told(tmp_path):
     subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", str(tmp_path / "source"), str(tmp_path / "clone")], check=True)
     for name in (".ci/run", "data/train.jsonl"):
         assert (tmp_path / "clone" / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_the_start_commands_show_the_whole_course_and_not_its_notebooks_alone(tmp_path):
+    """JupyterLab's root would be the folder of the page that it opens: outputs/, data/ and the links to the README lie outside."""
+    commands = re.findall(r"jupyter lab [^`\n]*notebooks[/\\\\]00_start_here.ipynb", (ROOT / "README.md").read_text(encoding="utf-8") + install_text())
+    assert len(commands) >= 6 and all("--ServerApp.root_dir=. " in command for command in commands)
+    port, log = free_port(), tmp_path / "log"
+    words = ["jupyterlab", *commands[0].split()[2:], "--no-browser", "--allow-root", f"--ServerApp.port={port}", "--IdentityProvider.token="]
+    with log.open("w") as file, started(*words, folder=ROOT, output=file, JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_RUNTIME_DIR=str(tmp_path)) as server:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(server, f"{address}/api", log, 60)
+        for path in ("README.md", "data", "notebooks/00_start_here.ipynb"):
+            with urlopen(f"{address}/api/contents/{path}?content=0") as answer:
+                assert json.load(answer)["path"] == path

@@ -1,5 +1,6 @@
 """The kit for a room without internet: really packed, really installed without a network, and what can go wrong on the way."""
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -86,6 +87,23 @@ def test_installs_without_a_network_and_notebooks_train_and_save_there(kit, tmp_
     for line in (f"{folder}/course/.venv", "✓ packages", "✓ base model", "✓ folder outputs/", "1 passed"):
         assert line in done.stdout
     assert (folder / "course" / "outputs" / "08_saving_the_adapter" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_installs_with_uv_as_the_text_says(kit, tmp_path):
+    if not offline_prefix() or not shutil.which("uv"):
+        skip_unless_ci("this system can't cut a process off the network, or uv is not installed")
+    text = (kit[0] / "INSTALL.txt").read_text(encoding="utf-8")
+    made, instead = re.search(r"With uv write `(uv venv --python [\d.]+)` for what ends in `-m venv` and `(uv pip)` for `python -m pip`", text).groups()
+    lines = re.sub(r"python[\d.]+ -m venv", made, text.split("\n\n")[1]).replace("python -m pip", instead)
+    assert made in lines and instead in lines
+    (tmp_path / "wheels").symlink_to(kit[0] / "wheels")
+    shutil.copytree(kit[0] / "course", tmp_path / "course", ignore=shutil.ignore_patterns(".venv", "outputs"))
+    env = NO_PIP_SETTINGS | {"HOME": str(tmp_path), "LORA_COURSE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": "", "UV_CACHE_DIR": str(tmp_path / "uv")}
+    script = f"{lines}\npython -m helpers ready || true"
+    done = subprocess.run([*offline_prefix(), "sh", "-ec", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert "✓ packages" in done.stdout and "✓ base model" in done.stdout
+    shutil.rmtree(tmp_path / "course" / ".venv")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
@@ -210,6 +228,6 @@ def test_the_list_of_the_course_s_files_is_what_git_has():
 
 def test_the_lines_for_windows_do_what_those_for_the_others_do():
     windows, other = (" ".join(install_lines(system, "3.12")) for system in ("Windows", "Linux"))
-    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_NO_INDEX", "UV_FIND_LINKS", "python -m pip install -r requirements.txt", "python -m helpers prepare"):
+    for words in ("cd course", "3.12 -m venv .venv", "PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_OFFLINE", "UV_FIND_LINKS", "python -m pip install -r requirements.txt", "python -m helpers prepare"):
         assert words in windows and words in other
     assert r"..\wheels" in windows and "../wheels" in other and "&&" not in windows
