@@ -28,7 +28,8 @@ def key_of_chat(value: object) -> str | None:
 
 def list_as_text(value: object) -> str:
     """Return what a text is that holds a list of turns, and what reads it; "" for any other text."""
-    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)) if re.match(r"\s*\[\s*\{", str(value)) else ():
+    turns = isinstance(value, str) and value.lstrip()[:1] == "[" and re.match(r"\s*\[\s*\{", value)
+    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)) if turns else ():
         try:
             return f"a list written as a text ({reads} reads it)" if key_of_chat(read(value)) else ""
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

@@ -30,7 +30,7 @@ STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :i
 .jp-RenderedHTMLCommon table { margin-left: 0 } .highlight pre { white-space: pre-wrap }
 .jp-RenderedHTMLCommon a:is(:link, :visited) { text-decoration: underline }  /* a link is seen without colours, and every colour is dark enough on grey */
 :root { --jp-mirror-editor-operator-color: #8a12d6; --jp-mirror-editor-number-color: #006b00; --jp-mirror-editor-comment-color: #336b6b }
-@media print { :root { --jp-content-font-size1: 11px; --jp-ui-font-size1: 11px; --jp-code-font-size: 10px } @page { margin: 10mm }
+@media print { :root { --jp-content-font-size1: 10.5px; --jp-ui-font-size1: 10.5px; --jp-code-font-size: 9.5px } @page { margin: 10mm }
 .jp-RenderedHTMLCommon :is(td, th) { padding: 3px 6px } }</style></head>"""
 SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none } .jp-RenderedMarkdown :is(p, li) { max-width: none; font-size: 150% }
 @media screen { .jp-Cell { min-height: 97vh; scroll-snap-align: start } } .jp-Cell:not(:last-child) { break-after: page }
