@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import warnings
 
 FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 NO_MESSAGES = f'the key "messages" is missing; write {FORM}'
@@ -11,7 +12,10 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
         ("completion", "output", "response", "answer", "reply", "solution", "target", "targets", "assistant"))  # other names of its answer
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
-CANDIDATE = re.compile(r"(?i)(?:response|answer|output|completion)s|(?:response|answer|output|completion|conversation)[ _]?(?:\d|[ab])")
+SPEAKERS = ("system", "user", "human", "assistant", "gpt", "model")  # who has a turn, by all names
+NUMBERED = re.compile(r"(?i)(?:response|answer|output|completion)[ _]?\d|(?:response|output|completion|conversation)[ _]?[ab]")
+TURNS = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
+LONGEST_TEXT = 1_000_000  # characters that are read as Python's, which takes memory
 NESTED = ("row", "rows", "data", "records", "examples")  # where an export keeps its records
 
 
@@ -26,12 +30,16 @@ def key_of_chat(value: object) -> str | None:
     return next((key for key, names in (("messages", MESSAGE), ("conversations", {"from", "value"})) if turns and all(names <= set(turn) for turn in turns)), None)
 
 
-def list_as_text(value: object) -> str:
-    """Return what a text is that holds a list of turns, and what reads it; "" for any other text."""
-    turns = isinstance(value, str) and value.lstrip()[:1] == "[" and re.match(r"\s*\[\s*\{", value)
-    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)) if turns else ():
+def list_as_text(value: object, answer: bool = False) -> str:
+    """Return what a text is that holds a list of turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
+    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)):
+        if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
+            break
         try:
-            return f"a list written as a text ({reads} reads it)" if key_of_chat(read(value)) else ""
+            with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
+                turns = read(value)
+            speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
+            return f"a list written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= {"assistant", "gpt", "model"}) else ""
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return ""
@@ -42,9 +50,10 @@ def no_columns(record: dict) -> str:
     answers = [key for name in SAME[1] for key in [_named(record, (name,))] if key]
     asked, chats = _named(record, SAME[0]), {key: right for key, value in record.items() if (right := key_of_chat(value))}
     if asked and answers and str(record[answers[0]]).strip().casefold() in VERDICTS and asked.casefold() == "text":
-        return f'"{answers[0]}" is a verdict on the text ({record[answers[0]]:.40}), not an answer to it; write a question and its answer: {FORM}'
+        return f'"{answers[0]}" is a verdict on the text ({record[answers[0]].strip()}), not an answer to it; write a question and its answer: {FORM}'
     if several := candidates(record):
-        return f'{several}; choose one, write it under "{"messages" if chats else "completion"}", and remove the others'
+        where = '"messages"' if chats else '"completion", and the question under "prompt"'
+        return f"{several}; choose one, write it under {where}, and remove the others"
     if asked and answers:
         which = "them" if len(answers) == 1 else f'"{asked}" and either "{answers[0]}" or "{answers[1]}", whichever is to be learned,'
         beside = "".join(f', and the question needs what stands under "{key}"' for key in BESIDE if filled(record.get(key)))
@@ -64,9 +73,13 @@ def no_columns(record: dict) -> str:
 
 
 def candidates(record: dict) -> str:
-    """Name the keys that hold several answers to one question, or several conversations; "" if there are none."""
-    found = [key for key, value in record.items() if CANDIDATE.fullmatch(key) and (isinstance(value, list) or key[-1] not in "sS")]
-    return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found else ""
+    """Name the keys that hold several answers to one question, or several conversations; "" if there are none, or one answer beside them."""
+    lists = [key for key, value in record.items() if key.casefold().removesuffix("s") in SAME[1] and isinstance(value, list) and len(value) > 1
+             and (key[-1] in "sS" or all(isinstance(each, str) for each in value))]
+    numbered = [key for key in record if NUMBERED.fullmatch(key)]
+    found = lists + numbered if lists or len(numbered) > 1 else []
+    single = [key for key, value in record.items() if key.casefold() in SAME[1] and isinstance(value, str)]
+    return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found and not single else ""
 
 
 def missing(record: dict, column: str) -> str:

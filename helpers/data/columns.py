@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 
-from helpers.data.advice import BESIDE, CANDIDATE, FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, VERDICTS, filled, list_as_text, missing, no_columns
+from helpers.data.advice import BESIDE, FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, VERDICTS, filled, list_as_text, missing, no_columns
 from helpers.data.chat import THINKING_OFF
 
 IN_PAIRS = {*sum(PAIRS, ())}
@@ -27,6 +27,7 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 SWITCHES = {"label": (True, False), "kto_tag": (True, False), "enable_thinking": (True,)}  # only these values of them carry meaning
+JUDGED = {"answer": VERDICTS, "accept": ("true", "false"), "label": ("true", "false"), "kto_tag": ("true", "false")}  # as texts: a CSV makes them so
 CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
 ASKED = ("question", "query", "text", "message", *BESIDE)  # beside a pair one of these would belong to what is asked
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
@@ -69,7 +70,7 @@ def lost_keys(holder: dict, where: str = "") -> list[str]:
 def _carries(key: str, value: object) -> bool:
     """Say whether a key of LOST means with this value what it is there for."""
     if key in SWITCHES:
-        return any(value is switch or isinstance(value, str) and value.strip().casefold() == str(switch).casefold() for switch in SWITCHES[key])
+        return any(value is switch for switch in SWITCHES[key])
     if key in CALLS:
         return "{" in str(value)
     return filled(value)
@@ -92,7 +93,7 @@ def _meant(key: str) -> str | None:
     """
     if (plain := key.strip().casefold()) in PLACED and key != plain:
         return plain
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or CANDIDATE.fullmatch(key) or any(plain in names for names in SAME):
+    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or key[-1:].isdigit() or any(plain in names for names in SAME):
         return None
     near = get_close_matches(key.strip().casefold(), KNOWN, 1, cutoff=0.85)
     return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
@@ -102,18 +103,19 @@ def _word_count(key: str) -> int:
     return len(re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.strip())))
 
 
-def _misspelt(record: dict) -> list[str]:
-    meant = {key: _meant(key) for key, value in record.items() if filled(value)}  # of a key in SAME only the place beside a pair is sure
-    return [key for key, right in meant.items() if right and (right not in LOST or _carries(right, record[key]))]
+def _misspelt(record: dict, columns: tuple[str, ...]) -> list[str]:
+    meant = {key: _meant(key) for key, value in record.items() if filled(value)}
+    return [key for key, right in meant.items() if right and (right not in LOST or _carries(right, record[key]))
+            and (len(columns) == 2 or key.strip().casefold() not in PLACED) and not (isinstance(record[key], list) and right in IN_PAIRS)]
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
     if not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
-    elif misspelt := _misspelt(record):
+    elif misspelt := _misspelt(record, columns):
         yield from (f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
-    elif columns and (verdict := _verdict(record)):
-        yield f'the key "{verdict}" is a verdict on the record ({record[verdict]}), which would be lost; keep the records that are wanted, and remove the key'
+    elif columns and (verdict := _verdict(record, _answer_of(record, columns))):
+        yield f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost; keep the records that are wanted, and remove the key'
     elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
     elif not columns:
@@ -132,20 +134,23 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
 
 
-def _verdict(record: dict) -> str | None:
-    """Return the key that says whether somebody wanted the record: Prodigy's answer, or an accept that is true or false."""
-    if str(record.get("answer")).strip().casefold() in VERDICTS:
-        return "answer"
-    return "accept" if isinstance(record.get("accept"), bool) else None
+def _verdict(record: dict, answer: str) -> str | None:
+    """Return the key that says whether somebody wanted the record; where the answer says the same, it is the answer once more."""
+    said = {key: str(record.get(key)).strip().casefold() for key in JUDGED}
+    return next((key for key, verdicts in JUDGED.items() if said[key] in verdicts and said[key] not in answer.casefold()), None)
+
+
+def _answer_of(record: dict, columns: tuple[str, ...]) -> str:
+    """Return the answer of a record as text, or all of its conversation."""
+    return str(record.get(columns[-1]))
 
 
 def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
-    value, texts = record[key], [str(record.get(name)) for name in columns]
-    parts = value if isinstance(value, list) else [value]
-    if value in map(record.get, columns) or key in ASKED and all(any(str(part) in text for text in texts) for part in parts):
+    value, texts = record[key], [_folded(record.get(name)) for name in columns]
+    if value in map(record.get, columns) or key in ASKED and all(any(part in text for text in texts) for part in _texts_in(key, value)):
         return False
-    if len(columns) == 2 and isinstance(value, str) and all(text in value for text in texts):
+    if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(text in _folded(value) for text in texts):
         return False  # both once more, as a whole text to train on
     turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
     if isinstance(record[key], list) and [_renamed(turn) for turn in record[key]] == [_renamed(turn) for turn in turns]:
@@ -153,14 +158,28 @@ def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     return filled(record.get(key)) and not any(isinstance(turn, dict) and record[key] in turn.values() for turn in turns)
 
 
+def _folded(text: object) -> str:
+    return " ".join(str(text).split()).casefold()
+
+
+def _texts_in(key: str, value: object) -> list[str]:
+    """Return the texts in a value that may belong to a question, folded; an address, a number or one word beside it is none."""
+    if isinstance(value, dict | list):
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts_in(key, part) if len(text) > 1]
+    whole = isinstance(value, str) and (key in ("question", "query", "choices", "options") or " " in value.strip() and "://" not in value)
+    return [_folded(value)] if whole else []
+
+
 def _fault_in_column(record: dict, column: str) -> str | None:
     value = record[column]
     if column == "history":
         pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
         return None if pairs else 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return f'the column "{column}" is a list of texts, not one text; write one of them'
     if isinstance(value, list) and column in PAIRS[0]:
         return None  # messages, which are checked when they are joined
-    if written := list_as_text(value):
+    if column in PAIRS[0] and (written := list_as_text(value, answer=column == "completion")):
         return f'the column "{column}" is {written}; make it a list'
     if not isinstance(value, str):
         return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
@@ -175,7 +194,7 @@ def _renamed(turn: object) -> object:
     """Return a turn of ShareGPT's with the keys and the roles that messages have."""
     if not isinstance(turn, dict) or not {"from", "value"} <= set(turn):
         return turn
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value") and not (key in MESSAGE and value in (None, turn["value"]))}
-    if MESSAGE & set(rest):  # it says two things
-        return {"from": turn["from"], "value": turn["value"]}
-    return {"role": SHAREGPT.get(str(turn["from"]), turn["from"]), "content": turn["value"], **rest}
+    made = {"role": SHAREGPT.get(str(turn["from"]), turn["from"]), "content": turn["value"]}
+    if any(turn.get(key) not in (None, "", made[key], turn["from"]) for key in MESSAGE):
+        return {"from": turn["from"], "value": turn["value"]}  # it says two things
+    return {key: value for key, value in turn.items() if key not in ("from", "value")} | made

@@ -140,6 +140,8 @@ def _no_list(messages: object) -> str:
 
 
 def _faults_in_message(number: int, message: object) -> list[str]:
+    if isinstance(message, dict) and {"from", "value"} <= set(message):
+        return [f'message {number} has "from" and "value"; keep either these, under "conversations", or "role" and "content", under "messages"']
     if not isinstance(message, dict) or not set(message) >= MESSAGE:
         return [f'message {number} is not an object with "role" and "content"; give it both']
     fault = _fault_in_role(number, message["role"]) or _fault_in_text(number, message["role"], _text(message["content"]))

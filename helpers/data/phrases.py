@@ -16,6 +16,7 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
     (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5
     (re.compile(r"(?<![\d.,])(\d+)[.,](\d+)(?![.,]?\d)"), r"\1_\2"),  # 31.5 or 31,5, and neither a date nor a list of numbers
     (re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])"), r"\1_of_\2"),  # 3/4
+    (re.compile(r"(?<![\d.,])(\d{1,3}) (\d+_of_\d+)"), r"\1_and_\2"),  # 1 1/2 is one number
     (re.compile(r"(?:^|(?<=[\s(\[=:$]))-(?=\d)"), "_"),  # -5, and no range
     (re.compile(r"(?<=[^\W\d_])\++(?![+\w])"), lambda found: "_plus" * len(found[0])),  # C++
     (re.compile(r"(?<=[^\W\d_])#(?!\w)"), "_sharp"),  # C#
@@ -25,8 +26,8 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
 def phrases_of(right) -> list[str]:
     """Return the phrases of which one must be in a right answer: of a record (null and an empty list name none), of a list, or the phrase itself."""
     if isinstance(right, dict):
-        given = (right.get(key) for key in ("accept", "key_phrase"))
-        right = next((each for each in given if each not in (None, []) and not isinstance(each, bool)), [])
+        accept = None if isinstance(right.get("accept"), bool) else right.get("accept")
+        right = next((each for each in (accept, right.get("key_phrase")) if each is not None and each != []), [])
     return list(map(str, right)) if isinstance(right, list | tuple | set) else [str(right)]
 
 

@@ -46,6 +46,7 @@ class LossPlot(TrainerCallback):
         """Forget an earlier run and start the clock."""
         self.history: dict[str, list[tuple[int, float]]] = {"train": [], "validation": [], "rate": []}
         self.samples: list[tuple[int, str]] = []
+        self._read_so_far, self._validation = 0, ""
         self.stopped, self._stop_asked = False, threading.Event()
         self._first_step, self._start, self._next_picture = first_step, time.perf_counter(), 0.0
         self._picture_on_page = self._text_on_page = self._button_on_page = self._handler_before = None
@@ -70,10 +71,12 @@ class LossPlot(TrainerCallback):
 
     def _read(self, state) -> None:
         """Take the trainer's log; the validation loss that a resumed run measures again replaces the one before."""
-        log = state.log_history
-        validation = next((key for entry in log for key in entry if key.startswith("eval_") and key.endswith("loss")), "")  # the first of several sets
-        for name, key in (("train", "loss"), ("validation", validation), ("rate", "learning_rate")):
-            self.history[name] = list({entry["step"]: float(entry[key]) for entry in log if key in entry}.items())
+        for entry in state.log_history[self._read_so_far:]:
+            self._validation = self._validation or next((key for key in entry if key.startswith("eval_") and key.endswith("loss")), "")  # of several sets the first
+            for name, key in (("train", "loss"), ("validation", self._validation), ("rate", "learning_rate")):
+                if key in entry:
+                    self.history[name] = [one for one in self.history[name] if one[0] != entry["step"]] + [(entry["step"], float(entry[key]))]
+        self._read_so_far = len(state.log_history)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """End training if that was asked for, with a checkpoint if any are written; ask the model for a sample answer now and then."""

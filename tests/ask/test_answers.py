@@ -107,12 +107,16 @@ def test_plain_texts_and_numbers_are_compared_too():
     ("between 50%-60%", "60", True), ("10°-20°", "20", True), ("the 10.-12. of May", "12", True), ("(-5)", "5", False), ("x=-5", "5", False), ("-5", "-5", True),
     ("in C++", "C+", False), ("in C++11", "C++", False), ("A++", "A+", False),
     ("def f():\n\n    return 1", "def f():\n    return 1", True),
-    ("It was -5 degrees", "5", False), ("It was −5 degrees", "-5", True), ("bench A-4", "4", True), ("3/4 of it", "4", False), ("3/4 of it", "3/4", True), ("Add ½ cup", "1/2", True), ("add 1/2 cup", "½", True), ("1½ cups", "1 1/2", True), ("1½ cups", "11/2", False), ("on 12/5/1873", "1873", True),
+    ("It was -5 degrees", "5", False), ("It was −5 degrees", "-5", True), ("bench A-4", "4", True), ("3/4 of it", "4", False), ("3/4 of it", "3/4", True), ("Add ½ cup", "1/2", True), ("add 1/2 cup", "½", True), ("1½ cups", "1 1/2", True), ("1½ cups", "11/2", False), ("1½ cups", "1/2", False), ("25½ km", "25", False), ("on 12/5/1873", "1873", True),
     ("It is written in C++", "C", False), ("in C++.", "C++", True), ("in C#", "C", False), ("C is older", "C", True), ("Grade: A+", "A", False), ("2+2 is 4", "2", True),
     ("if x:\n    return 1\nreturn 2", "if x:\n    return 1\n    return 2", False), ("if x:\n\treturn 1\n", "if x:\n    return 1", True),
     ("रामायण", "राम", False), ("कीमत", "क", False), ("यह राम है", "राम", True)])
 def test_key_phrases_are_whole_words(text, phrase, holds):
     assert holds_phrase(text, phrase) is holds
+
+
+def test_true_may_be_what_a_right_answer_says():
+    assert score_answers(["True.", "No."], [{"key_phrase": True}, {"accept": False, "key_phrase": "No"}]) == [True, True]
 
 
 @pytest.mark.parametrize(("text", "right"), [("B. A pump.", False), ("A", True), ("a.", True), ("It is C", False), ("A A", False), ("A 。", True), ("", False)])

@@ -46,6 +46,17 @@ CONVERTED = {  # a record -> its messages
                                         [{"role": "user", "content": "Where? Here. There."}, ANSWER]),
     "ShareGPT, with nulls of another form": ({"conversations": [{"from": "human", "value": "Where?", "role": None, "content": None},
                                                                 {"from": "gpt", "value": "Here.", "role": None, "content": None}]}, [ASKED, ANSWER]),
+    "the answer once more, which is no verdict": ({"prompt": "Where?", "completion": "Here. Accept.", "answer": "accept", "label": "here"}, [ASKED, {"role": "assistant", "content": "Here. Accept."}]),
+    "true as an answer": ({"messages": [ASKED, {"role": "assistant", "content": "True."}], "label": "true", "accept": True}, [ASKED, {"role": "assistant", "content": "True."}]),
+    "once more, stripped and escaped": ({"instruction": "Where? ", "output": "Here.\n", "text": "### Q:\nwhere?\n\n### A:\nHere."}, [{"role": "user", "content": "Where? "}, {"role": "assistant", "content": "Here.\n"}]),
+    "choices of other forms": ({"prompt": "Where? A. here now B. there", "completion": "A", "options": {"A": "Here now", "B": "There"},
+                                "choices": {"text": ["here now", "there"], "label": ["A", "B"]}}, [{"role": "user", "content": "Where? A. here now B. there"}, {"role": "assistant", "content": "A"}]),
+    "what only sounds like it": ({"prompt": "Where?", "completion": "Here.", "article": "https://a.b/c d", "message": "msg_01", "text": "text_0001", "options": {"temperature": 0.7}}, [ASKED, ANSWER]),
+    "ShareGPT with roles that say the same": ({"conversations": [{"from": "human", "value": "Where?", "role": "user", "content": "Where?"},
+                                                                 {"from": "gpt", "value": "Here.", "role": "assistant", "content": ""}]}, [ASKED, ANSWER]),
+    "an answer that is JSON": ({"prompt": "Where?", "completion": '[{"role": "user", "content": "hi"}]'}, [ASKED, {"role": "assistant", "content": '[{"role": "user", "content": "hi"}]'}]),
+    "an answer that is a list of roles": ({"instruction": "Where?", "output": '[{"role": "CEO", "content": "leads"}]'}, [ASKED, {"role": "assistant", "content": '[{"role": "CEO", "content": "leads"}]'}]),
+    "Input beside messages": ({"messages": [ASKED, ANSWER], "Input": "x"}, [ASKED, ANSWER]),
     "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
 }
 
@@ -128,18 +139,19 @@ REFUSED = {  # a record -> what is said about it
     "Python's list as a text": ({"messages": str([ASKED, ANSWER])}, ("a list written as a text (ast.literal_eval reads it)", "write {")),
     "a verdict beside a pair": (pair(answer="reject"), ('"answer" is a verdict on the record (reject)', "remove the key")),
     "a verdict beside messages": (answer() | {"accept": False}, ('"accept" is a verdict on the record (False)', "remove the key")),
-    "wanted or not, as a text": (pair(label="False"), ('"label" would be lost', "KTOTrainer")),
+    "wanted or not, as a text": (pair(label="False"), ('"label" is a verdict on the record (False)', "remove the key")),
+    "accept as a text": (pair(accept="false"), ('"accept" is a verdict on the record (false)', "remove the key")),
     "a label alone": ({"text": "Win money", "label": True}, ("a label is no answer yet", "in words")),
     "a capital beside a pair": ({"instruction": "Translate.", "Input": "Hund", "output": "dog"}, ("'Input' is no key that is read", 'write it as "input"')),
     "a text beside a pair": (pair(text="I love it"), ('"text" stands beside "prompt"', "into the message")),
-    "choices beside a pair": (pair(choices=["a", "b"]), ('"choices" stands beside "prompt"', "into the message")),
+    "choices beside a pair": (pair(choices=["red", "blue"]), ('"choices" stands beside "prompt"', "into the message")),
     "choices": ({"question": "Where?", "choices": ["a", "b"], "answer": 1}, ('the question needs what stands under "choices"', '"prompt" and "completion"')),
     "two answers": ({"problem": "Where?", "solution": "So.", "answer": "4"}, ('either "answer" or "solution", whichever is to be learned', '"prompt"')),
     "inputs and targets": ({"inputs": "Where?", "targets": "Here."}, ('"inputs" and "targets" are not read', '"prompt" and "completion"')),
     "a definition": ({"definition": "Translate.", "input": "Hund", "output": "dog"}, ('"instruction" is missing', 'rename "definition" to it')),
     "Context and Response": ({"Context": "Where?", "Response": "Here."}, ('"Context" and "Response" are not read', '"prompt" and "completion"')),
     "numbered answers": ({"prompt": "Where?", "response1": "Here.", "response2": "There."}, ("candidates ('response1' and 'response2')", "choose one")),
-    "a list of answers": ({"instruction": "Where?", "completions": [{"model": "a", "response": "Here."}]}, ("candidates ('completions')", "choose one")),
+    "a list of answers": ({"instruction": "Where?", "completions": [{"model": "a", "response": "Here."}, {"model": "b", "response": "There."}]}, ("candidates ('completions')", "choose one")),
     "two conversations": ({"winner": "b", "conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, ANSWER]}, ("'conversation_a' and", 'under "messages"')),
     "preferences of another API": ({"input": {"messages": [ASKED]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]},
                                    ('"non_preferred_output" and "preferred_output" would be lost', "DPOTrainer")),
@@ -147,7 +159,11 @@ REFUSED = {  # a record -> what is said about it
                 "systemInstruction": {"parts": [{"text": "Be brief."}]}}, ("\"parts\" as Gemini writes them", "write them as messages")),
     "an export of the hub": ({"row_idx": 0, "row": {"prompt": "Where?"}}, ("'row' is an object; if the records stand in it", "on a line of its own")),
     "two texts in a turn": ({"conversations": [{"from": "human", "value": "Where?", "content": "Who?"}, {"from": "gpt", "value": "Here."}]},
-                            ("message 1 is not an object", "give it both")),
+                            ("message 1 has \"from\" and \"value\"", "keep either these")),
+    "several answers": ({"question": "Where?", "answer": ["Here.", "There."]}, ("candidates ('answer')", "choose one")),
+    "a list of texts": (pair(completion=["Here.", "There."]), ('"completion" is a list of texts', "write one of them")),
+    "a plural": ({"prompt": "Where?", "completions": "Here."}, ("'completions' is no key that is read", 'write it as "completion"')),
+    "another response": ({"prompt": "a", "completion": "b", "response": "abacus: a better one"}, ('"response" stands beside "prompt"', "into the message")),
     "half a character where a type stands": ({"messages": [{"role": "user", "content": [{"type": "\ud83d", "text": "?"}]}, ANSWER]}, ("no text (\\ud83d)", "text only")),
     "a capital": ({"Messages": [ASKED, ANSWER]}, ("the conversation stands under 'Messages'", 'rename that key to "messages"')),
     "question and answer": ({"question": "Where?", "answer": "Here."}, ('"question" and "answer" are not read', '"prompt" and "completion"')),
@@ -240,8 +256,8 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
     good = pair(key_phrase="here")
     assert len(load_sft_jsonl(write(tmp_path, good, good, pair(key_phrase="there"), pair(accept=["nowhere", 3])), convert=True)) == 4
     assert "answers without their own key_phrase or accept: 2, the first in line 3" in capsys.readouterr().out
-    for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
+    for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("Human:Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
         load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
         assert f"marks of a chat template in their text: 1, the first in line 2 ({mark})" in capsys.readouterr().out
-    load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b")), convert=True)
+    load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b"), pair(completion="<|begin_of_thought|> Hm. Here.")), convert=True)
     assert not capsys.readouterr().out

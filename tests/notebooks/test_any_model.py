@@ -244,4 +244,4 @@ def test_notebook_13_runs_on_another_file(name, course, folder, monkeypatch):
     execute_offline(copied, course, CELL_SECONDS)
     check_outputs(copied)
     report = (course / "outputs" / "13_your_own_data" / "report.html").read_text(encoding="utf-8")
-    assert said in report and f"{name} 记录.jsonl" in report and "right examples: 0 of" in report
+    assert said in report and f"{name} 记录.jsonl" in report and ("right examples: " in report) == (name == "conversations")  # where none is left for it, that row goes
