@@ -76,7 +76,7 @@ COLUMN_FAULTS = {
     "odd input": ({"instruction": "a", "input": 3, "output": "b"}, 'the column "input" is 3'),
     "answer by the user": ({"prompt": [USER], "completion": [USER]}, "no assistant"),
     "two answers": ({"prompt": [USER, ASSISTANT], "completion": "b"}, "user, assistant, assistant"),
-    "no message": ({"prompt": ["a"], "completion": "b"}, "message 1 is not an object"),
+    "no message": ({"prompt": ["a"], "completion": "b"}, "a list of texts, not one text; write one of them"),
     "another tool's": ({"conversations": []}, "the conversation is empty"),
     "two lists and an input": ({"prompt": [USER], "completion": [ASSISTANT], "input": "ä"}, '"input" stands beside "prompt"'),
     "none of them": ({"text": "a"}, '"messages" is missing'),
