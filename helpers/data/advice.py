@@ -32,9 +32,9 @@ def key_of_chat(value: object) -> str | None:
 
 def list_as_text(value: object, answer: bool = False) -> str:
     """Return what a text is that holds a list of turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
+        return ""
     for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)):
-        if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
-            break
         try:
             with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
                 turns = read(value)

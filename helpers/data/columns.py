@@ -95,7 +95,7 @@ def _meant(key: str) -> str | None:
         return plain
     if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or key[-1:].isdigit() or any(plain in names for names in SAME):
         return None
-    near = get_close_matches(key.strip().casefold(), KNOWN, 1, cutoff=0.85)
+    near = get_close_matches(plain, KNOWN, 1, cutoff=0.85)
     return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
 
 
@@ -114,7 +114,7 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield told
     elif misspelt := _misspelt(record, columns):
         yield from (f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
-    elif columns and (verdict := _verdict(record, _answer_of(record, columns))):
+    elif columns and (verdict := _verdict(record, str(record.get(columns[-1])))):
         yield f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost; keep the records that are wanted, and remove the key'
     elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
@@ -135,14 +135,9 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
 
 
 def _verdict(record: dict, answer: str) -> str | None:
-    """Return the key that says whether somebody wanted the record; where the answer says the same, it is the answer once more."""
+    """Return the key that says whether somebody wanted the record; where the answer (or its conversation) says the same, it is no verdict."""
     said = {key: str(record.get(key)).strip().casefold() for key in JUDGED}
     return next((key for key, verdicts in JUDGED.items() if said[key] in verdicts and said[key] not in answer.casefold()), None)
-
-
-def _answer_of(record: dict, columns: tuple[str, ...]) -> str:
-    """Return the answer of a record as text, or all of its conversation."""
-    return str(record.get(columns[-1]))
 
 
 def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
@@ -153,9 +148,9 @@ def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(text in _folded(value) for text in texts):
         return False  # both once more, as a whole text to train on
     turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
-    if isinstance(record[key], list) and [_renamed(turn) for turn in record[key]] == [_renamed(turn) for turn in turns]:
+    if isinstance(value, list) and [_renamed(turn) for turn in value] == [_renamed(turn) for turn in turns]:
         return False  # the same conversation once more
-    return filled(record.get(key)) and not any(isinstance(turn, dict) and record[key] in turn.values() for turn in turns)
+    return filled(value) and not any(isinstance(turn, dict) and value in turn.values() for turn in turns)
 
 
 def _folded(text: object) -> str:

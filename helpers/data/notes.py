@@ -8,7 +8,7 @@ from helpers.data.wording import beginnings, reply_places
 MARKS = re.compile(r"\[/?INST\]|<\|(?!(?:begin|end)_of_(?:thought|solution))\w+\|>|<(?:start|end)_of_turn>|^### ?(?:Instruction|Input|Response):|^(?:Human|Assistant):", re.MULTILINE)
 
 
-SHOWN = 20  # keys that are named
+MOST_NAMED = 20  # keys that are named
 
 
 def learned_note(records: list[dict]) -> str:
@@ -25,7 +25,7 @@ def learned_note(records: list[dict]) -> str:
 def ignored_note(ignored: Counter) -> str:
     """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
     named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate] for fate in ("kept in the record", "left out of the messages")}
-    return "ignored: " + "; ".join(f"{', '.join(keys[:SHOWN])}{f' and {len(keys) - SHOWN:,} more' * (len(keys) > SHOWN)} ({fate})"
+    return "ignored: " + "; ".join(f"{', '.join(keys[:MOST_NAMED])}{f' and {len(keys) - MOST_NAMED:,} more' * (len(keys) > MOST_NAMED)} ({fate})"
                                        for fate, keys in named.items() if keys) if ignored else ""
 
 

@@ -23,6 +23,7 @@ COURSE_FILES = Path(__file__).with_name("course_files.txt")  # what belongs to t
 SECRET = re.compile(r"(?i)(^|/)(\.env|\.netrc|\.pypirc|id_(rsa|ed25519))|token$|token\.(txt|json)$|secret|password|credential|\.(pem|key|p12)$")
 BYTES_NEEDED = 2_000_000_000  # the wheels, and pip's own copy of each while it fetches them
 BYTES_NEEDED_LARGE = 8_000_000_000  # with the PyTorch for NVIDIA cards, which plain pip takes on Linux
+ACTIVATE, ACTIVATE_WINDOWS = ". .venv/bin/activate", r"Set-ExecutionPolicy -Scope Process Bypass -Force; .venv\Scripts\Activate.ps1"
 SMALL_TORCH = "for the small PyTorch on Linux, set PIP_EXTRA_INDEX_URL to the address in the README's command for Linux"
 
 
@@ -129,10 +130,10 @@ def without_outputs(path: Path) -> bytes:
 def install_lines(system: str, python: str) -> tuple[str, str]:
     """Return the two lines for a terminal in the kit's folder; python is "3.11". Relative paths survive spaces in its name."""
     if system == "Windows":
-        return (rf"cd course; py -{python} -m venv .venv; Set-ExecutionPolicy -Scope Process Bypass -Force; .venv\Scripts\Activate.ps1",
+        return (f"cd course; py -{python} -m venv .venv; {ACTIVATE_WINDOWS}",
                 r"$env:PIP_NO_INDEX=$env:UV_OFFLINE=1; $env:PIP_FIND_LINKS=$env:UV_FIND_LINKS='..\wheels'; "
                 "python -m pip install -r requirements.txt; python -m helpers prepare")
-    return (f"cd course && python{python} -m venv .venv && . .venv/bin/activate",
+    return (f"cd course && python{python} -m venv .venv && {ACTIVATE}",
             "export PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels UV_OFFLINE=1 UV_FIND_LINKS=../wheels && "
             "python -m pip install -r requirements.txt && python -m helpers prepare")
 
@@ -142,7 +143,7 @@ def install_text() -> str:
     system, python = platform.system(), f"{sys.version_info.major}.{sys.version_info.minor}"
     lines = "\n".join(install_lines(system, python))
     notebook = str(Path("notebooks") / "00_start_here.ipynb")
-    again = lines.splitlines()[0].partition("-m venv .venv")[2].removeprefix("; ").removeprefix(" && ") + {"Windows": "; "}.get(system, " && ") + "jupyter lab"
+    again = f"{ACTIVATE_WINDOWS}; jupyter lab" if system == "Windows" else f"{ACTIVATE} && jupyter lab"
     return (f"For {system.replace('Darwin', 'macOS')} on {platform.machine()} with Python {python}; other systems need a kit of their own.\n"
             f"Copy this folder to the laptop, open {'PowerShell' if system == 'Windows' else 'a terminal'} in it, and install with these "
             f"two lines (a few minutes, no network):\n\n{lines}\n\nWith uv write `uv venv --python {python}` for what ends in `-m venv` and `uv pip` for "
