@@ -1,14 +1,20 @@
 """Ask a model questions, score the answers and show them side by side."""
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
+from os.path import commonprefix
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from transformers import TextStreamer
+from transformers import DynamicCache, TextStreamer
+from transformers.cache_utils import DynamicLayer
 
 from helpers.ask.scores import score_answers
 from helpers.data.chat import as_prompt, encode_chat, end_ids, prompt_text
+
+WORTH_KEEPING = 16  # tokens that all prompts begin with; with fewer, reading them once saves nothing
+GREEDY = {"do_sample": False, "use_cache": True, "repetition_penalty": 1.0, "num_beams": 1}  # some models come with other settings
 
 
 class Answer(NamedTuple):
@@ -23,19 +29,21 @@ def generate_answers(model, tokenizer, questions: list[str | list[dict]], max_ne
 
     A question is a text, which is sent as one user message, or a list of messages: to ask what a record teaches, all of
     its messages but the last. Raises ValueError for a question that is neither, or ends with an answer.
-    Prompts are padded on the left, so that every prompt ends where its answer begins. Questions of like length share a batch.
+    Every prompt is padded so that it ends where its answer begins. Prompts of like length share a batch, and what all of them
+    begin with, as a system message, is read once.
     """
     if isinstance(questions, str):
         raise ValueError("questions is one text; put it into a list")
-    prompts = [as_prompt(question) for question in questions]
+    prompts = _encode(tokenizer, [as_prompt(question) for question in questions])
     if tokenizer.pad_token_id is None:  # nothing to make prompts of one length with
         batch_size = 1
-    order = sorted(range(len(prompts)), key=lambda i: len(prompt_text(prompts[i])))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Answer] = {}
     with _evaluating(model):
+        read = _read_once(model, prompts)
         for start in range(0, len(order), batch_size):
             chosen = order[start:start + batch_size]
-            answers.update(zip(chosen, _answer_batch(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens), strict=True))
+            answers.update(zip(chosen, _answer_batch(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, read), strict=True))
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -48,9 +56,10 @@ def stream_answer(model, tokenizer, question: str | list[dict], show: Callable[[
     """
     if not prompt_text(question).strip() or temperature < 0:
         raise ValueError("question is blank: type one" if temperature >= 0 else f"temperature is {temperature}: give 0 or more")
-    how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    how = {"do_sample": True, "temperature": temperature} if temperature else {}
     with _evaluating(model):
-        return _answer_batch(model, tokenizer, [as_prompt(question)], max_new_tokens, streamer=_WordByWord(tokenizer, show), **how)[0]
+        return _answer_batch(model, tokenizer, _encode(tokenizer, [as_prompt(question)]), max_new_tokens,
+                             streamer=_WordByWord(tokenizer, show), **how)[0]
 
 
 class _WordByWord(TextStreamer):
@@ -65,17 +74,37 @@ class _WordByWord(TextStreamer):
         self._show(_whole(self._text))
 
 
+def _encode(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
+    return encode_chat(tokenizer, prompts, add_generation_prompt=True)["input_ids"] if prompts else []
+
+
 @torch.inference_mode()
-def _answer_batch(model, tokenizer, prompts, max_new_tokens, do_sample=False, **how):
-    padding = tokenizer.pad_token_id is not None
-    batch = encode_chat(tokenizer, prompts, add_generation_prompt=True, padding=padding, tokenizer_kwargs={"padding_side": "left"},
-                        return_tensors="pt").to(model.device)
-    out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=True,
-                         repetition_penalty=1.0, num_beams=1,  # some models come with other settings
-                         pad_token_id=tokenizer.pad_token_id if padding else 0, **how)
-    new = out[:, batch["input_ids"].shape[1]:]
-    ends = torch.tensor(sorted(end_ids(model.generation_config)), dtype=torch.long, device=new.device)
-    return [Answer(_whole(tokenizer.decode(row, skip_special_tokens=True)), bool(torch.isin(row, ends).any())) for row in new]
+def _read_once(model, prompts: list[list[int]]) -> DynamicCache | None:
+    """Return what the model keeps (its key-value cache) of the tokens that all prompts begin with; None where that saves nothing."""
+    shared = commonprefix(prompts)[:min(map(len, prompts), default=0) - 1]  # something of each prompt is left to read
+    learned = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # an adapter with a cache of its own
+    if len(prompts) < 2 or len(shared) < WORTH_KEEPING or learned:
+        return None
+    ids = torch.tensor([shared], device=model.device)
+    cache = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True,
+                           **GREEDY).past_key_values
+    plain = type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)  # no window, no state
+    return cache if plain else None
+
+
+@torch.inference_mode()
+def _answer_batch(model, tokenizer, prompts: list[list[int]], max_new_tokens, read=None, **how):
+    start, width, pad = read.get_seq_length() if read else 0, max(map(len, prompts)), tokenizer.pad_token_id or 0
+    gaps = [width - len(prompt) for prompt in prompts]
+    ids = [prompt[:start] + [pad] * gap + prompt[start:] for prompt, gap in zip(prompts, gaps, strict=True)]
+    seen = [[1] * start + [0] * gap + [1] * (width - start - gap) for gap in gaps]
+    if read:
+        how["past_key_values"] = deepcopy(read)
+        how["past_key_values"].batch_repeat_interleave(len(prompts))
+    out = model.generate(input_ids=torch.tensor(ids, device=model.device), attention_mask=torch.tensor(seen, device=model.device),
+                         max_new_tokens=max_new_tokens, pad_token_id=pad, **GREEDY | how)
+    ends = torch.tensor(sorted(end_ids(model.generation_config)), dtype=torch.long, device=out.device)
+    return [Answer(_whole(tokenizer.decode(row, skip_special_tokens=True)), bool(torch.isin(row, ends).any())) for row in out[:, width:]]
 
 
 def _whole(text: str) -> str:

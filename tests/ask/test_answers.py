@@ -85,6 +85,18 @@ def test_greedy_is_greedy_whatever_settings_a_model_comes_with(model, tokenizer)
     model.generation_config = kept
 
 
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(model, tokenizer, monkeypatch):
+    system = {"role": "system", "content": "You are the desk of the Marlow library. Answer in one short sentence. It opens at nine on Monday."}
+    asked = [[system, {"role": "user", "content": question}] for question in ["When do you open?", "Who wrote Hamlet?", "Say the opening time of Monday again."]]
+    lengths, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda *args, **how: lengths.append(how["input_ids"].numel()) or forward(*args, **how))
+    together = generate_answers(model, tokenizer, asked, max_new_tokens=12, batch_size=2)
+    prompts = [len(tokenizer.apply_chat_template(each, add_generation_prompt=True)["input_ids"]) for each in asked]
+    assert max(lengths[1:]) < 30 < lengths[0] < min(prompts), (lengths, prompts)
+    assert together == [generate_answers(model, tokenizer, [each], max_new_tokens=12)[0] for each in asked]
+    assert generate_answers(model, tokenizer, asked[:1] * 2, max_new_tokens=12) == together[:1] * 2
+
+
 def test_plain_texts_and_numbers_are_compared_too():
     assert "✓ in 1873" in compare_answers(["when"], {"lookup": ["in 1873"]}, [{"key_phrase": 1873}]).to_html()
     assert score_answers(["x"], [{"accept": None, "key_phrase": "x"}]) == [True]
