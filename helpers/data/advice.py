@@ -55,9 +55,10 @@ def no_columns(record: dict) -> str:
         where = '"messages"' if chats else '"completion", and the question under "prompt"'
         return f"{several}; choose one, write it under {where}, and remove the others"
     if asked and answers:
-        which = "them" if len(answers) == 1 else f'"{asked}" and either "{answers[0]}" or "{answers[1]}", whichever is to be learned,'
-        beside = "".join(f', and the question needs what stands under "{key}"' for key in BESIDE if filled(record.get(key)))
-        return f'the keys "{asked}" and "{answers[0]}" are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
+        more = [quoted(key) for key, value in record.items() if key != asked and key.strip().casefold() in (*SAME[0], *BESIDE) and filled(value)]
+        which = "them" if len(answers) == 1 else f"{quoted(asked)} and either {quoted(answers[0])} or {quoted(answers[1])}, whichever is to be learned,"
+        beside = f", and the question needs what stands under {' and '.join(more)}" if more else ""
+        return f'the keys {quoted(asked)} and {quoted(answers[0])} are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
     if chats:
         key, right = next(iter(chats.items()))
         return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "{right}"'
@@ -66,10 +67,16 @@ def no_columns(record: dict) -> str:
         return f'the turns under {turns!r:.40} have "parts" as Gemini writes them; write them as messages, the role model as assistant: {FORM}'
     if found := sorted(lists + [key for key in NESTED if isinstance(record.get(key), dict)], key=lambda key: key not in NESTED):
         kind = "a list" if isinstance(record[found[0]], list) else "an object"
-        return f'the key "messages" is missing, and {found[0]!r:.40} is {kind}; if the records stand in it, write each of them on a line of its own'
+        turns = "" if found[0] in NESTED else f"write the turns of one conversation as {FORM}, and "
+        return f'the key "messages" is missing, and {found[0]!r:.40} is {kind}; {turns}if the records stand in it, write each of them on a line of its own'
     if "label" in record:
         return f"a label is no answer yet; write it in words, as the answer to a question: {FORM}"
     return NO_MESSAGES
+
+
+def quoted(key: str) -> str:
+    """Return a key as it stands in a sentence, on one line and of bounded length."""
+    return f'"{repr(key)[1:-1]:.40}"'
 
 
 def candidates(record: dict) -> str:
@@ -79,17 +86,21 @@ def candidates(record: dict) -> str:
     numbered = [key for key in record if NUMBERED.fullmatch(key)]
     found = lists + numbered if lists or len(numbered) > 1 else []
     single = [key for key, value in record.items() if key.casefold() in SAME[1] and isinstance(value, str)]
+    if any(isinstance(value, list) and key not in lists and any(len(value) == len(record[each]) for each in lists) for key, value in record.items()):
+        return ""  # as many questions
     return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found and not single else ""
 
 
 def missing(record: dict, column: str) -> str:
     """Say that half of a conversation is missing, and which key may be it."""
+    if any(isinstance(value, dict) and "replies" in value for value in record.values()):
+        return f"a tree of replies stands in the record; follow one branch of it, and write its turns as messages: {FORM}"
     if several := column in SAME[1] and candidates(record):
         return f'{several}; choose one, write it under "{column}", and remove the others'
     other = next((_named(record, names) for names in SAME if column in names), None)
-    mend = f'rename "{other}" to it' if other else "a question needs an answer, and an answer its question"
+    mend = f"rename {quoted(other)} to it" if other else "a question needs an answer, and an answer its question"
     if other and isinstance(record[other], list):
-        mend = f'rename "{other}" to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
+        mend = f'rename {quoted(other)} to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
     return f'the column "{column}" is missing; {mend}'
 
 

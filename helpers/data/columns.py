@@ -2,34 +2,22 @@
 import json
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
-from helpers.data.advice import BESIDE, FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, VERDICTS, filled, list_as_text, missing, no_columns
+from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, list_as_text, missing, no_columns
+from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, held, lost_keys, says_more, texts_of, verdict_on
 from helpers.data.chat import THINKING_OFF
 
-IN_PAIRS = {*sum(PAIRS, ())}
+IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
 HOLDERS = IN_PAIRS | {"messages", "conversations"}  # what may hold a conversation, or half of it
 PLACED = ("system", "history", "input", "context")  # each of them has its one place in a conversation
 SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of the roles; system has the same
 READ = {"chat_template_kwargs", "key_phrase", "accept"}  # what is read beside a conversation
 COURSE = READ | {"messages", "fact", "list", "name", "kind"}  # and in the course's own files
-IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask", "refusal")  # in a record they are about it
-LOST = {key: mend for keys, mend in (  # what carries meaning and has no place in this training -> what to do
-    (("tools", "functions", "tool_calls", "tool_call_id", "function_call"), "calls of tools are not learned here: remove the record"),
-    (("reasoning_content", "reasoning", "reasoning_details", "thinking"), "write the reasoning into the answer, or remove the key"),
-    (("enable_thinking",), "this training is without thinking aloud: remove the key"),
-    (("weight", "weights", *IN_MESSAGES), "remove the key, and let each record end with an answer to learn"),
-    (("chosen", "rejected", "chosen_response", "rejected_response", "preferred_output", "non_preferred_output"), "preferences are for TRL's DPOTrainer: here, "
-     "write the chosen answer under completion, or, if it is a list of all messages, under messages, and remove the others"),
-    (("label", "kto_tag"), "answers that are marked as wanted or not are for TRL's KTOTrainer: here, keep the wanted ones and remove the key"),
-    (("images", "image", "image_url", "audio", "audios", "video", "videos"),
-     "the model reads text only: remove the record, or the key if its text does without"),
-) for key in keys}
-SWITCHES = {"label": (True, False), "kto_tag": (True, False), "enable_thinking": (True,)}  # only these values of them carry meaning
-JUDGED = {"answer": VERDICTS, "accept": ("true", "false"), "label": ("true", "false"), "kto_tag": ("true", "false")}  # as texts: a CSV makes them so
-CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
-ASKED = ("question", "query", "text", "message", *BESIDE)  # beside a pair one of these would belong to what is asked
+SLIP = 0.9  # of the letters, as in sytem; competition is no slip of completion, nor contest of context
+LONG = 20  # characters; a text of so many that stands in the question is not added to it
+NO_INPUT = re.compile(r"<? ?no ?input ?>?\.?", re.IGNORECASE)  # alpaca's word for nothing
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
@@ -37,19 +25,25 @@ KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/
 
 def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
     """Return the messages of a record as they stand in it, not checked, and what is wrong with its keys."""
-    columns, placed = _columns(record), [key for key in PLACED if filled(record.get(key))]
-    if faults := lost_keys(record if columns else {key: value for key, value in record.items() if key not in SWITCHES}) or list(_faults_in_keys(record, columns, placed, convert)):
+    columns, placed = _columns(record), [key for key in PLACED if filled(record.get(key)) and not NO_INPUT.fullmatch(str(record[key]))]
+    if faults := lost_keys(record) or list(_faults_in_keys(record, columns, placed, convert)):
         return None, faults
     turns = _from_pair(record, columns, placed) if len(columns) == 2 else record[columns[0]]
     if columns == ("conversations",) and isinstance(turns, list):
         turns = [_renamed(turn) for turn in turns]
-    return _turns(record["system"], "system") + turns if "system" in placed and isinstance(turns, list) else turns, []
+    if "system" not in placed or not isinstance(turns, list):
+        return turns, []
+    told = next((turn.get("content") for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"), None)
+    if told is None or told == record["system"]:
+        return turns if told else _turns(record["system"], "system") + turns, []
+    return None, ['the key "system" stands beside a system message that says something else; keep one of them']
 
 
 def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> list:
     asked, answer = (record[column] for column in columns)
     if isinstance(asked, str):
-        asked = "\n\n".join([asked, *(record[key] for key in placed if key in ("input", "context"))])
+        more = [record[key] for key in placed if key in ("input", "context")]
+        asked = "\n\n".join([asked, *(text for text in more if text.strip() != asked.strip() and (len(text) < LONG or text not in asked))])
     past = [turn for pair in (record["history"] if "history" in placed else []) for turn in zip(("user", "assistant"), pair, strict=True)]
     return [{"role": role, "content": text} for role, text in past] + _turns(asked, "user") + _turns(answer, "assistant")
 
@@ -58,22 +52,6 @@ def other_keys(record: dict) -> dict:
     """Return what a record holds beside its conversation."""
     used = {"messages", *_columns(record), *PLACED}
     return {key: value for key, value in record.items() if key not in used}
-
-
-def lost_keys(holder: dict, where: str = "") -> list[str]:
-    """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose."""
-    lost = [key for key in sorted(LOST.keys() & holder) if _carries(key, holder[key]) and (where or key not in IN_MESSAGES)]
-    mends = {LOST[key]: [f'"{other}"' for other in lost if LOST[other] == LOST[key]] for key in lost}
-    return [f"the meaning of {' and '.join(keys)}{where} would be lost; {mend}" for mend, keys in mends.items()]
-
-
-def _carries(key: str, value: object) -> bool:
-    """Say whether a key of LOST means with this value what it is there for."""
-    if key in SWITCHES:
-        return any(value is switch for switch in SWITCHES[key])
-    if key in CALLS:
-        return "{" in str(value)
-    return filled(value)
 
 
 def _columns(record: dict) -> tuple[str, ...]:
@@ -96,7 +74,8 @@ def _meant(key: str) -> str | None:
     if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or key[-1:].isdigit() or any(plain in names for names in SAME):
         return None
     near = get_close_matches(plain, KNOWN, 1, cutoff=0.85)
-    return KNOWN[near[0]] if near and _word_count(key) <= _word_count(near[0]) else None
+    slip = near and (sorted(plain) == sorted(near[0]) or SequenceMatcher(None, near[0], plain).ratio() >= SLIP and (plain != f"{near[0]}s" or near[0] in HOLDERS | LOST.keys()))
+    return KNOWN[near[0]] if slip and _word_count(key) <= _word_count(near[0]) else None
 
 
 def _word_count(key: str) -> int:
@@ -105,17 +84,20 @@ def _word_count(key: str) -> int:
 
 def _misspelt(record: dict, columns: tuple[str, ...]) -> list[str]:
     meant = {key: _meant(key) for key, value in record.items() if filled(value)}
-    return [key for key, right in meant.items() if right and (right not in LOST or _carries(right, record[key]))
-            and (len(columns) == 2 or key.strip().casefold() not in PLACED) and not (isinstance(record[key], list) and right in IN_PAIRS)]
+    return [key for key, right in meant.items() if right and (right not in LOST or carries(right, record[key]))
+            and (len(columns) == 2 or key.strip().casefold() not in PLACED) and not (isinstance(record[key], list) and right in IN_PAIRS)
+            and not (columns and isinstance(record[key], str) and held(record[key], texts_of(record, columns)))]
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
     if not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
     elif misspelt := _misspelt(record, columns):
-        yield from (f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
-    elif columns and (verdict := _verdict(record, str(record.get(columns[-1])))):
-        yield f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost; keep the records that are wanted, and remove the key'
+        yield from (f"the meaning of {key!r:.40} would be lost; {LOST[_meant(key)]}" if _meant(key) in LOST
+                    else f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
+    elif columns and (verdict := verdict_on(record, str(record.get(columns[-1])))):
+        yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
+               "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")
     elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
     elif not columns:
@@ -129,50 +111,21 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
     else:
         beside = [key for key in placed if key != "system"] if isinstance(record[columns[0]], list) else []
         others = HOLDERS.union(ASKED if len(columns) == 2 else ()) & record.keys() - {*columns}
-        for key in beside + [key for key in sorted(others) if _says_more(record, columns, key)]:
+        for key in [key for key in beside + sorted(others) if says_more(record, columns, key)]:
             yield f'the key "{key}" stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
-
-
-def _verdict(record: dict, answer: str) -> str | None:
-    """Return the key that says whether somebody wanted the record; where the answer (or its conversation) says the same, it is no verdict."""
-    said = {key: str(record.get(key)).strip().casefold() for key in JUDGED}
-    return next((key for key, verdicts in JUDGED.items() if said[key] in verdicts and said[key] not in answer.casefold()), None)
-
-
-def _says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
-    """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
-    value, texts = record[key], [_folded(record.get(name)) for name in columns]
-    if value in map(record.get, columns) or key in ASKED and all(any(part in text for text in texts) for part in _texts_in(key, value)):
-        return False
-    if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(text in _folded(value) for text in texts):
-        return False  # both once more, as a whole text to train on
-    turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
-    if isinstance(value, list) and [_renamed(turn) for turn in value] == [_renamed(turn) for turn in turns]:
-        return False  # the same conversation once more
-    return filled(value) and not any(isinstance(turn, dict) and value in turn.values() for turn in turns)
-
-
-def _folded(text: object) -> str:
-    return " ".join(str(text).split()).casefold()
-
-
-def _texts_in(key: str, value: object) -> list[str]:
-    """Return the texts in a value that may belong to a question, folded; an address, a number or one word beside it is none."""
-    if isinstance(value, dict | list):
-        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts_in(key, part) if len(text) > 1]
-    whole = isinstance(value, str) and (key in ("question", "query", "choices", "options") or " " in value.strip() and "://" not in value)
-    return [_folded(value)] if whole else []
 
 
 def _fault_in_column(record: dict, column: str) -> str | None:
     value = record[column]
     if column == "history":
         pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-        return None if pairs else 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
+        if not pairs:
+            return 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
+        return None if all(map(filled, sum(value, []))) else 'the column "history" holds a turn that is blank; write its text, or remove the pair'
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return f'the column "{column}" is a list of texts, not one text; write one of them'
-    if isinstance(value, list) and column in PAIRS[0]:
+        return f'the column "{column}" is a list of texts, not one text; {"write one of them" if column in ANSWERS else "join them to one"}'
+    if isinstance(value, list) and column in (*PAIRS[0], "system"):
         return None  # messages, which are checked when they are joined
     if column in PAIRS[0] and (written := list_as_text(value, answer=column == "completion")):
         return f'the column "{column}" is {written}; make it a list'
@@ -182,7 +135,8 @@ def _fault_in_column(record: dict, column: str) -> str | None:
 
 
 def _turns(value: object, role: str) -> list:
-    return value if isinstance(value, list) else [{"role": role, "content": value}]
+    turns = isinstance(value, list) and not all(isinstance(part, dict) and set(part) <= {"type", "text"} for part in value)
+    return value if turns else [{"role": role, "content": value}]
 
 
 def _renamed(turn: object) -> object:

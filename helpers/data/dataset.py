@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 from helpers.data.advice import FORM, MESSAGE, filled, key_of_chat, list_as_text
-from helpers.data.columns import COURSE, LOST, READ, conversation, lost_keys, other_keys
+from helpers.data.beside import LOST, folded, lost_keys
+from helpers.data.columns import COURSE, READ, conversation, other_keys
 from helpers.data.files import DatasetError, read_lines
-from helpers.data.notes import ignored_note, learned_note, marks_note, phrases_note
-from helpers.data.phrases import phrases_of, plain
+from helpers.data.notes import KEPT, LEFT, UNSEEN, ignored_note, learned_note, phrases_note, texts_notes
+from helpers.data.phrases import NO_SPACES, phrases_of, plain
 from helpers.data.wording import SEEN
 
 ROLES = ("system", "user", "assistant")
@@ -17,6 +18,7 @@ RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatg
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
 PART = {"type", "text"}  # the keys of a part that are read
+WORDS = 3  # a text of more is a sentence
 SHOWN = 3  # faults of one sort that are listed
 
 
@@ -46,7 +48,7 @@ def read_records(path: str | Path, convert: bool = False) -> tuple[list[dict], l
         faults = [(1, f"the file holds no record; write one JSON object a line: {FORM}")]
     if faults:
         raise DatasetError(_listed(path, faults))
-    notes = ignored_note(ignored), learned_note(records), phrases_note(records, numbers), marks_note(records, numbers)
+    notes = ignored_note(ignored), learned_note(records), phrases_note(records, numbers), *texts_notes(records, numbers)
     return records, [f"{path}: {note}" for note in notes if note]
 
 
@@ -120,11 +122,18 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
         return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
     rest = other_keys(record)
-    ignored.update(("kept in the record", key) for key in rest
-                   if key not in (COURSE if "messages" in record else READ) and filled(rest[key]))
-    ignored.update(("left out of the messages", key) for message in messages for key in _left_out(message))
+    ignored.update((LEFT, key) for message in messages for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
+    ignored.update((UNSEEN if _unseen(rest[key], messages) else KEPT, key) for key in rest
+                   if key not in (COURSE if "messages" in record else READ) and filled(rest[key]))
     return {"messages": messages, **rest}, _faults_in_order([message["role"] for message in messages])
+
+
+def _unseen(value: object, messages: list[dict]) -> bool:
+    """Say whether a value is a sentence or more that stands in no message."""
+    if not isinstance(value, str) or not (len(value.split()) > WORDS or re.search(f"[{NO_SPACES}]{{{WORDS},}}", value)):
+        return False
+    return folded(value) not in folded(" ".join(message["content"] for message in messages))
 
 
 def _left_out(message: dict) -> list[str]:
@@ -158,7 +167,7 @@ def _fault_in_role(number: int, role: object) -> str | None:
 
 
 def _fault_in_text(number: int, role: str, text: object) -> str | None:
-    other = [str(part.get("type")) for part in text if isinstance(part, dict) and part.get("type", "text") not in TEXTS] if isinstance(text, list) else []
+    other = [str(part["type"]) for part in text if isinstance(part, dict) and (part.get("type") or "text") not in TEXTS] if isinstance(text, list) else []
     if other:
         return f"message {number} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):
@@ -179,13 +188,13 @@ def _mend_of_part(kind: str) -> str:
 def _parts(message: dict) -> list[dict]:
     """Return the parts of a content that are text, if it is a list of parts."""
     parts = message["content"] if isinstance(message["content"], list) else []
-    return [part for part in parts if isinstance(part, dict) and part.get("type", "text") in TEXTS]
+    return [part for part in parts if isinstance(part, dict) and (part.get("type") or "text") in TEXTS]
 
 
 def _text(content: object) -> object:
     """Join the parts of a content, if all of them are texts."""
     parts = content if isinstance(content, list) and content else [None]
-    if all(isinstance(part, dict) and part.get("type") in TEXTS and isinstance(part.get("text"), str) for part in parts):
+    if all(isinstance(part, dict) and (part.get("type") or "text") in TEXTS and isinstance(part.get("text"), str) for part in parts):
         return "\n".join(part["text"] for part in parts)
     return content
 

@@ -17,10 +17,11 @@ PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records",
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
 TABLES = {"\t": ("tab", "TSV", r', sep="\t"'), ";": ("semicolon", "CSV", ', sep=";"'), ",": ("comma", "CSV", "")}
 KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
-    (rb"PK\x03.*xl/", "an Excel workbook; save its sheet as CSV in UTF-8 and give that file"),
-    (rb"PK\x03.*word/|%PDF|\{\\rtf", "a document, not records; write questions and answers of it, a JSON object on each line"),
+    (rb"PK\x03\x04.{26}mimetypeapplication/", "a document of another program (ODF, EPUB); save a table as CSV in UTF-8, and write questions and answers of a text"),
+    (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|xl/).*xl/", "an Excel workbook; save its sheet as CSV in UTF-8 and give that file"),
+    (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|word/|ppt/).*(?:word|ppt)/|%PDF|\{\\rtf", "a document, not records; write questions and answers of it, a JSON object on each line"),
     (rb"PK[\x03\x05]", "a zip archive; unpack it and give the JSONL file in it"),
-    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
+    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22M\x18|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file; save its table as CSV in UTF-8 and give that file"),
     (rb"SQLite format 3|ARROW1|Obj\x01|ORC|\x89HDF|\x93NUMPY|\x80[\x02-\x05]",
      "a table or database of another program (SQLite, Arrow, Avro, ORC, HDF5, NumPy or a pickle); export its records as JSONL in UTF-8"),
@@ -72,15 +73,19 @@ def _read(path: str | Path) -> bytes:
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path}:1: the gzip archive is broken ({error}); download it or pack it again") from error
-    except (OSError, ValueError) as error:  # a zero byte in the path
+    except (OSError, ValueError, MemoryError) as error:  # a zero byte in the path; more than fits
         raise PathError(f"{path}:1: {_why_unreadable(path, error)}") from error
 
 
 def _why_unreadable(path: str | Path, error: Exception) -> str:
-    if isinstance(error, IsADirectoryError | PermissionError) and (folder := at_home(path)).is_dir():
+    if isinstance(error, IsADirectoryError | PermissionError) and os.path.isdir(folder := at_home(path)):  # noqa: PTH112 (Path's raises where it may not look)
         found = sorted(file.name for file in folder.glob("*.jsonl"))[:3]
         return f"this is a folder; give the path of one file in it ({', '.join(found) or 'it holds no .jsonl file'})"
-    if isinstance(error, OSError) and re.search(r"[*?[]", str(path)):
+    if isinstance(error, PermissionError):
+        return "this account may not read the file; give it the right to, or copy the file to a folder of yours"
+    if isinstance(error, MemoryError):
+        return "the file does not fit into memory; give a part of it"
+    if isinstance(error, OSError) and re.search(r"[*?]", str(path)):
         return "this is a pattern, not a file; give the path of one file, and add up the lists that several give"
     return f"the file can't be read ({getattr(error, 'strerror', None) or error}); check the path, seen from {Path.cwd()}"
 
@@ -105,6 +110,8 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     first = [line.strip() for line in top]
     try:
         whole = json.loads(first[0]) if first else None
+        if not isinstance(whole, dict | list | None) and not any(re.match(rb'"?\s*[{\[]', line) for line in first):
+            raise ValueError  # a number or a word, as in subtitles
         one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole) and not key_of_chat(whole)
         return "1: " + "; ".join(LIST) if one_list else len(first) == 1 and isinstance(whole, dict) and _columns_kind(path, whole) or None
     except (ValueError, RecursionError):

@@ -5,10 +5,16 @@ from collections import Counter
 from helpers.data.phrases import holds_phrase, phrases_of
 from helpers.data.wording import beginnings, reply_places
 
-MARKS = re.compile(r"\[/?INST\]|<\|(?!(?:begin|end)_of_(?:thought|solution))\w+\|>|<(?:start|end)_of_turn>|^### ?(?:Instruction|Input|Response):|^(?:Human|Assistant):", re.MULTILINE)
-
-
 MOST_NAMED = 20  # keys that are named
+KEPT, UNSEEN, LEFT = "kept in the record", "kept in the record; its text stands in no message: if the question needs it, write it there", "left out of the messages"
+NOTED = (  # what in a text is no fault, and seldom meant: where, what, what to do
+    (r"\[/?INST\]|<<SYS>>|\[/?SYSTEM_PROMPT\]|\[\|\w+\|\]|<\|(?!(?:begin|end)_of_(?:thought|solution))\w+\|>|<｜[^｜\n]{1,40}｜>|<(?:start|end)_of_turn>|</s>\s*\Z"
+     r"|^### ?(?:Instruction|Input|Response|Human|User|Assistant):|^(?:Human|Assistant|USER|ASSISTANT):",
+     "the marks of a chat template in their text", "the template writes its own, so remove them"),
+    (r"<(?:image|audio|video)>|<img\b", "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
+)
+NOTED = tuple((re.compile(pattern, re.MULTILINE), *said) for pattern, *said in NOTED)
+NO_WORD = re.compile(r"\s*(?:nan|none|null|undefined|<?no ?input>?)\s*", re.IGNORECASE)  # what programs write for nothing
 
 
 def learned_note(records: list[dict]) -> str:
@@ -24,7 +30,8 @@ def learned_note(records: list[dict]) -> str:
 
 def ignored_note(ignored: Counter) -> str:
     """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
-    named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate] for fate in ("kept in the record", "left out of the messages")}
+    unseen = {key for fate, key in ignored if fate == UNSEEN}
+    named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate and (fate != KEPT or key not in unseen)] for fate in (KEPT, UNSEEN, LEFT)}
     return "ignored: " + "; ".join(f"{', '.join(keys[:MOST_NAMED])}{f' and {len(keys) - MOST_NAMED:,} more' * (len(keys) > MOST_NAMED)} ({fate})"
                                        for fate, keys in named.items() if keys) if ignored else ""
 
@@ -36,9 +43,16 @@ def phrases_note(records: list[dict], numbers: list[int]) -> str:
     return f"answers without their own key_phrase or accept: {len(wrong):,}, the first in line {wrong[0]}; by it they would count as wrong" if wrong else ""
 
 
-def marks_note(records: list[dict], numbers: list[int]) -> str:
-    """Say how many records hold the marks that a chat template writes."""
-    found = [(number, mark[0].strip()) for record, number in zip(records, numbers, strict=True)
-             if (mark := next(filter(None, (MARKS.search(message["content"]) for message in record["messages"])), None))]
-    return (f"records with the marks of a chat template in their text: {len(found):,}, the first in line {found[0][0]} ({found[0][1]:.20}); "
-            "the template writes its own, so remove them") if found else ""
+def texts_notes(records: list[dict], numbers: list[int]) -> list[str]:
+    """Say how many records hold the marks that a chat template writes, places for pictures, or answers that say nothing, or begin with a space."""
+    notes = [_noted(records, numbers, what, mend, lambda record, mark=mark: next(filter(None, (mark.search(each["content"]) for each in record["messages"])), None))
+             for mark, what, mend in NOTED]
+    answers = ((NO_WORD.fullmatch, "an answer that is a program's word for nothing", "leave them out, unless the word is the answer"),
+               (re.compile(r"\s+").match, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"))
+    return notes + [_noted(records, numbers, what, mend, lambda record, found=found: found(record["messages"][-1]["content"])) for found, what, mend in answers]
+
+
+def _noted(records: list[dict], numbers: list[int], what: str, mend: str, found) -> str:
+    hits = [(number, mark[0]) for record, number in zip(records, numbers, strict=True) if (mark := found(record))]
+    shown = f" ({hits[0][1].strip():.20})" if hits and hits[0][1].strip() else ""
+    return f"records with {what}: {len(hits):,}, the first in line {hits[0][0]}{shown}; {mend}" if hits else ""

@@ -38,8 +38,10 @@ def count_row(tokenizer, ids: tuple[int, ...], labels: tuple[int, ...], places: 
     return len(ids), len(places), not ends_well, hidden, any(labels[place] != ids[place] for place in places), answers
 
 
-def compare_with_records(trainer, records: list[dict], rows: list[tuple], places: list[list[int]]) -> dict[str, int]:
+def compare_with_records(trainer, records: list[dict], rows: list[tuple], places: list[list[int]]) -> dict:
     """Return what only the records tell, by the names of SupervisionReport; places: where each row carries loss.
+
+    other_beginnings: with what the answers begin before which the template writes another prompt than it writes alone.
 
     Raises ValueError for records that can't be those of the rows.
     """
@@ -67,7 +69,7 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
         "questions_learned": sum(len(where) < len(row) and row[:length] in single and bool(where) and where[0] < length
                                  for row, where, length in known if length),
         "answers_unknown": sum(row not in wholes for row, _, length in known if length),
-        "by_template": any(mismatch for *_, mismatch in traced),
+        "other_beginnings": [record["messages"][-1]["content"][:1] for record, (*_, mismatch) in zip(records, traced, strict=True) if mismatch],
         "control_token_rows": sum(any(mark in message["content"] for message in record["messages"] for mark in marks) for record in records),
     }
 

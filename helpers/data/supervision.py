@@ -104,6 +104,7 @@ NOT_PAD = "the pad token is not the reason: look at the labels of one row with s
 COMPLETION = "the question is learned too, for completion_only_loss is False: leave that setting out"
 NO_EOS = "usually answers were cut, or the chat template ends a turn with another token than tokenizer.eos_token"
 MEND_TEMPLATE = "the chat template writes the prompt alone differently from the same prompt with its answer: mend the template"
+BEGINS_BLANK = "the answers begin with white space, which makes one token with the template's before it: remove it from their beginning"
 MISMATCH = f'{MEND_TEMPLATE}, or give the records the column chat_template_kwargs with {{"enable_thinking": False}}'
 OTHERWISE = "the rows are not what the chat template makes of the records (another form, or BOS twice): give prompt and completion as messages"
 FROZEN = "usually an adapter was loaded without PeftModel.from_pretrained(base, folder, is_trainable=True)"
@@ -114,7 +115,7 @@ COLLATOR = "the rows are right, the data_collator makes the labels anew: pass no
 UNKNOWN_ANSWER = "question and answer may have been joined in another order than in the records; look at such a row with show_tokens"
 NOT_THERE = "max_length does not explain it: give the records that train_dataset was made from, and no others"
 ONE_REPLY = "the last answer of a conversation alone carries loss; make a row of each with one_row_a_reply(records)"
-CONTROL = "someone typed the mark of a turn or of an end; remove it, the model takes it for the real one"
+CONTROL = "someone typed what is a control token (the mark of a turn or of an end, perhaps); remove it, the model takes it for the real one"
 
 
 def supervision_report(trainer, records: list[dict] | None = None) -> SupervisionReport:
@@ -140,17 +141,18 @@ def supervision_report(trainer, records: list[dict] | None = None) -> Supervisio
     held_out = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     return SupervisionReport(
         len(counts), *totals, sum(learned.values()), empty_sets=sum(hasattr(each, "__len__") and len(each) == 0 for each in held_out.values()),
-        mends=_mends(trainer, known.pop("by_template", True), known.pop("too_long", None), known.get("dropped_rows")),
+        mends=_mends(trainer, known.pop("other_beginnings", ["?"]), known.pop("too_long", None), known.get("dropped_rows")),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         largest_id=max(map(max, rows), default=0), table=model.get_input_embeddings().weight.shape[0], **known)
 
 
-def _mends(trainer, by_template: bool, too_long: int | None, dropped: int | None) -> dict[str, str]:
+def _mends(trainer, beginnings: list[str], too_long: int | None, dropped: int | None) -> dict[str, str]:
     """Return what to do instead of advice that is followed already or does not fit."""
     row, tokenizer = next(iter(trainer.train_dataset), {}), trainer.processing_class
+    blank = bool(beginnings) and all(map(str.isspace, beginnings))
     apart, only = "completion_mask" in row or IGNORED in plain_ids(row.get("labels", ())), getattr(trainer.args, "completion_only_loss", None) is not False
     instead = {EVERYTHING: (f"the question is learned too; {COLLATOR}" if only else COMPLETION, apart),
                QUESTION: (COLLATOR, apart), DROPPED: (NOT_THERE, too_long is not None and dropped > too_long),
                MASKED: (NOT_PAD, tokenizer.pad_token_id != tokenizer.eos_token_id),
-               MISMATCH: (MEND_TEMPLATE if by_template else OTHERWISE, "chat_template_kwargs" in row or not by_template)}
+               MISMATCH: (OTHERWISE if not beginnings else BEGINS_BLANK if blank else MEND_TEMPLATE, "chat_template_kwargs" in row or blank or not beginnings)}
     return {advice: other for advice, (other, fits) in instead.items() if fits}

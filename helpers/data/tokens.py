@@ -3,6 +3,7 @@ import html
 from collections import Counter
 from collections.abc import Mapping
 from numbers import Integral
+from os.path import commonprefix
 
 from IPython.display import HTML
 
@@ -113,7 +114,8 @@ def record_tokens(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]
         return encode_chat(tokenizer, messages, add_generation_prompt=True)["input_ids"], None
     ids = encode_chat(tokenizer, messages)["input_ids"]
     prompt = encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)["input_ids"]
-    return ids, [IGNORED] * len(prompt) + ids[len(prompt):]
+    learned = len(commonprefix([prompt, ids]))  # as TRL: an answer's white space may be one token with the template's before it
+    return ids, [IGNORED] * learned + ids[learned:]
 
 
 def what_is_lost(tokenizer, ids: list[int], labels: list[int] | None, max_length: int) -> str:

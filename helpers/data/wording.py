@@ -4,7 +4,8 @@ import unicodedata
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
-SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)")  # 7 - 2, -5, x/3, C#: no punctuation
+SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)(%)|(?<!\w)(!)(?=\w)")  # 7 - 2, -5, x/3, C#, 5 %, !ok: no punctuation
+WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys("−–‐‑", "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")
@@ -60,7 +61,7 @@ def words(text: str) -> tuple[str, ...]:
     An emoji is kept, and so is a sign of arithmetic, of money, or of a name such as C#. Marks are kept, since in Hindi, for instance, they are the vowels; what is invisible is not, wherever it stands.
     A text of nothing else is one word.
     """
-    plain = HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    plain = HIDDEN.sub("", unicodedata.normalize("NFKC", text.translate(WRITTEN)).replace("\u2044", "/")).casefold()
     signs = {match.start(match.lastindex) for match in SIGNS.finditer(plain)}
     kept = []
     for place, char in enumerate(plain):

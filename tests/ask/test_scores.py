@@ -30,6 +30,8 @@ def test_what_is_no_list_of_scores_is_refused(wrong):
         right_of(wrong)
     with pytest.raises(ValueError, match="give the list that score_answers returns"):
         compare_scores(wrong, wrong)
+    with pytest.raises(ValueError, match="give the list that score_answers returns"):
+        compare_scores([True, False], wrong)
     assert compare_scores(np.array([True, False]), [1, 1]).only_second == 1
 
 

@@ -56,6 +56,25 @@ CONVERTED = {  # a record -> its messages
                                                                  {"from": "gpt", "value": "Here.", "role": "assistant", "content": ""}]}, [ASKED, ANSWER]),
     "an answer that is JSON": ({"prompt": "Where?", "completion": '[{"role": "user", "content": "hi"}]'}, [ASKED, {"role": "assistant", "content": '[{"role": "user", "content": "hi"}]'}]),
     "an answer that is a list of roles": ({"instruction": "Where?", "output": '[{"role": "CEO", "content": "leads"}]'}, [ASKED, {"role": "assistant", "content": '[{"role": "CEO", "content": "leads"}]'}]),
+    "no settings of the template": ({"messages": [ASKED, ANSWER], "chat_template_kwargs": {}}, [ASKED, ANSWER]),
+    "no input": ({"instruction": "Where?", "input": "<noinput>", "output": "Here."}, [ASKED, ANSWER]),
+    "the question once more as input": ({"prompt": "Where?", "input": "Where?", "completion": "Here."}, [ASKED, ANSWER]),
+    "a context that the prompt holds": ({"prompt": "Nell is in the shop. Where?", "context": "Nell is in the shop.", "completion": "Here."},
+                                        [{"role": "user", "content": "Nell is in the shop. Where?"}, ANSWER]),
+    "weights as training has them": ({"messages": [ASKED | {"weight": 0}, ANSWER | {"weight": 1}], "weight": 1}, [ASKED, ANSWER]),
+    "flags as training has them": ({"messages": [ASKED | {"train": False, "mask": True}, ANSWER | {"train": True, "masked": False}]}, [ASKED, ANSWER]),
+    "a product's weight": ({"prompt": "Where?", "completion": "Here.", "weight": "1.2 kg"}, [ASKED, ANSWER]),
+    "what is off": ({"messages": [ASKED, ANSWER], "thinking": "off", "reasoning": False, "images": 0, "tool_calls": False}, [ASKED, ANSWER]),
+    "the system message twice": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
+    "the system message twice, another name": ({"messages": [SYSTEM, ASKED, ANSWER], "system_prompt": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
+    "both forms": ({"messages": [ASKED, ANSWER], "prompt": [ASKED], "completion": [ANSWER]}, [ASKED, ANSWER]),
+    "alpaca beside its messages": ({"instruction": "Translate.", "input": "der Hund", "output": "the dog\n", "messages": [
+        {"role": "user", "content": "Translate.\n\nder Hund"}, {"role": "assistant", "content": "the dog"}]}, [
+            {"role": "user", "content": "Translate.\n\nder Hund"}, {"role": "assistant", "content": "the dog"}]),
+    "bare parts": ({"messages": [{"role": "user", "content": [{"text": "Where?"}]}, ANSWER], "system": [{"text": "Be brief."}]}, [SYSTEM, ASKED, ANSWER]),
+    "a label that says what the answer says": ({"prompt": "Where?", "completion": "No, it is not.", "label": False}, [ASKED, {"role": "assistant", "content": "No, it is not."}]),
+    "words that are no slips": ({"prompt": "Where?", "completion": "Here.", "competition": "AIME 2024", "contest": "ABC 123", "instructor": "Smith", "introduction": "x",
+                                 "conversion": 0.12, "conversational": True, "seasoning": ["salt"], "prompter": "Anna", "systems": "linux", "functional": True, "labels": True}, [ASKED, ANSWER]),
     "Input beside messages": ({"messages": [ASKED, ANSWER], "Input": "x"}, [ASKED, ANSWER]),
     "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
 }
@@ -92,10 +111,10 @@ REFUSED = {  # a record -> what is said about it
     "an image in the text": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}, ANSWER]},
                              ("message 1 holds a part that is no text", "reads text only")),
     "preferences": ({"prompt": "Where?", "chosen": "Here.", "rejected": "There."}, ('"chosen" and "rejected" would be lost', "DPOTrainer")),
-    "wanted or not": (pair(label=False), ('"label" would be lost', "KTOTrainer")),
+    "wanted or not": (pair(label=False), ('"label" is a verdict on the record (False)', "KTOTrainer")),
     "weight of a record": (pair(weight=0.5), ('"weight" would be lost', "remove the key")),
     "thinking on": (pair(chat_template_kwargs={"enable_thinking": True}), ("another template", '{"enable_thinking": false}')),
-    "wanted or not, another name": (answer() | {"kto_tag": False}, ('"kto_tag" would be lost', "KTOTrainer")),
+    "wanted or not, another name": (answer() | {"kto_tag": False}, ('"kto_tag" is a verdict on the record (False)', "KTOTrainer")),
     "thinking on in the record": (answer() | {"enable_thinking": True}, ('"enable_thinking" would be lost', "remove the key")),
     "another conversation": (answer() | {"conversations": [ASKED | {"content": "Who?"}, ANSWER]}, ('"conversations" stands beside "messages"', "into the message")),
     "earlier turns": (pair(chat_history=[["a", "b"]]), ("'chat_history' is no key that is read", 'write it as "history"')),
@@ -117,6 +136,27 @@ REFUSED = {  # a record -> what is said about it
     "another prompt beside messages": (answer() | {"prompt": "Who?"}, ('"prompt" stands beside "messages"', "into the message")),
     "a question beside a pair": ({"instruction": "You are a pirate.", "question": "Where?", "output": "Here."}, ('"question" stands beside', "into the message")),
     "Question and Answer": ({"Question ": "Where?", "Answer": "Here."}, ('"Question " and "Answer" are not read', '"prompt" and "completion"')),
+    "a text without spaces": ({"instruction": "总结。", "article": "第1篇文章讲灯塔。", "output": "灯塔"}, ('"article" stands beside', "into the message")),
+    "a text with an address": (pair(text="See https://a.b/c for the long story of it."), ('"text" stands beside', "into the message")),
+    "one word to translate": ({"prompt": "Translate to German.", "text": "dog", "completion": "Hund"}, ('"text" stands beside', "into the message")),
+    "a problem beside a question": ({"problem": "Ann has 3 apples.", "question": "How many?", "answer": "3"}, ('needs what stands under "problem"', '"prompt" and "completion"')),
+    "inputs beside a definition": ({"definition": "Translate.", "inputs": "Hund", "targets": "dog"}, ('needs what stands under "inputs"', '"prompt" and "completion"')),
+    "inputs beside a pair": ({"prompt": "Translate.", "inputs": "der Hund", "completion": "dog"}, ('"inputs" stands beside "prompt"', "into the message")),
+    "choices in the answer alone": (pair(completion="Red one, not blue one.", choices=["red one", "blue one"]), ('"choices" stands beside', "into the message")),
+    "choices of one sign": (pair(choices=["4", "5", "6"]), ('"choices" stands beside', "into the message")),
+    "choices within other words": ({"prompt": "Are hundred coloured?", "completion": "Yes.", "choices": ["red"]}, ('"choices" stands beside', "into the message")),
+    "turns of another tool": ({"conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}, ("'conversation' is a list; write the turns of one conversation as", "if the records")),
+    "messages with a system one, as a text in a pair": (pair(prompt=json.dumps([SYSTEM, ASKED])), ("a list written as a text (json.loads reads it)", "make it a list")),
+    "an answer beside a list of them": ({"question": "q", "answer": "x", "answers": ["a", "b"]}, ('"question" and "answer" are not read', '"prompt"')),
+    "one numbered answer": ({"question": "q", "response1": "x"}, ('"messages" is missing', "write {")),
+    "a tree": ({"prompt": {"text": "Where?", "replies": [{"text": "Here."}]}}, ("a tree of replies", "one branch")),
+    "a slip that would be lost": (pair(image_urls=["a.png"]), ("the meaning of 'image_urls' would be lost", "text only")),
+    "preferences of torchtune": ({"chosen_conversations": [ASKED, ANSWER], "rejected_conversations": [ASKED, ANSWER]}, ('"chosen_conversations" and "rejected_conversations"', "DPOTrainer")),
+    "rejected beside messages": (answer() | {"rejected_messages": [ASKED, ANSWER]}, ('"rejected_messages" would be lost', "DPOTrainer")),
+    "a list of contexts": ({"instruction": "Who?", "context": ["par 1", "par 2"], "response": "Nell"}, ('"context" is a list of texts', "join them to one")),
+    "a key of two lines": ({"Question\n": "a", "Answer": "b"}, ('the keys "Question\\n" and "Answer" are not read', '"prompt" and "completion"')),
+    "a learned question": ({"messages": [ASKED | {"weight": 1}, ANSWER]}, ('"weight" of message 1 would be lost', "remove the key")),
+    "a masked answer": (answer(mask=True), ('"mask" of message 2 would be lost', "remove the key")),
     "a verdict": ({"text": "Is it broken?", "answer": "accept"}, ('"answer" is a verdict', "write a question and its answer")),
     "lists of another API": ({"input": [ASKED], "output": [ANSWER]}, ('rename "input" to "prompt"', 'to "completion"')),
     "message and response": ({"message": "Where?", "response": "Here."}, ('"instruction" is missing', 'rename "message"')),
@@ -128,9 +168,10 @@ REFUSED = {  # a record -> what is said about it
     "a blank key phrase": (pair(key_phrase=" "), ('"key_phrase" is blank', "or remove it")),
     "a blank one among several": (pair(accept=["Here", "\u200b"]), ('"accept" is blank', "or remove it")),
     "two questions": (pair(instruction="Who?"), ('"instruction" stands beside "prompt"', "into the message")),
-    "two systems": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be long."}, ("system, system, user", "a system message only first")),
+    "two systems": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be long."}, ('"system" stands beside a system message that says something else', "keep one")),
     "history of one": (pair(history=[["a"]]), ('"history" is no list of pairs', '[["question", "answer"], ...]')),
-    "history, half": (pair(history=[["a", ""]]), ("message 2 is blank", "write its text")),
+    "history, half": (pair(history=[["a", ""]]), ('"history" holds a turn that is blank', "write its text")),
+    "history, null": (pair(history=[["a", None]]), ('"history" holds a turn that is blank', "write its text")),
     "system of a number": (pair(system=3), ('"system" is 3, not text', "quotation marks")),
     "misspelt": (pair(sytem="Be brief."), ("'sytem' is no key that is read", 'write it as "system"')),
     "another spelling": (pair(system_prompt="Be brief."), ("'system_prompt' is no key that is read", 'write it as "system"')),
@@ -192,7 +233,7 @@ def test_what_would_be_lost_is_refused_with_file_line_key_and_mend(tmp_path, nam
 
 @pytest.mark.parametrize(("record", "mend"), [
     (MARLOW, "convert=True"), (pair(), "convert=True"), (CONVERTED["ShareGPT"][0], "convert=True"), (CONVERTED["dolly"][0], "convert=True"),
-    (answer() | {"system": "Be brief."}, "convert=True"), (answer(weight=1), "remove the key"), (answer() | {"tools": [{"name": "f"}]}, "remove the record")])
+    (answer() | {"system": "Be brief."}, "convert=True"), (answer(weight=0.5), "remove the key"), (answer() | {"tools": [{"name": "f"}]}, "remove the record")])
 def test_without_convert_nothing_is_lost_either(tmp_path, record, mend):
     with pytest.raises(DatasetError, match=mend):
         load_sft_jsonl(write(tmp_path, record))
@@ -259,5 +300,16 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
     for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("Human:Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
         load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
         assert f"marks of a chat template in their text: 1, the first in line 2 ({mark})" in capsys.readouterr().out
+    for text, said in (("<image>\nWhat is this?", "a place for a picture or a sound in their text: 1, the first in line 2 (<image>)"), ("<｜User｜>Where?", "marks of a chat template"), ("USER: Where?", "marks of a chat")):
+        load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
+        assert said in capsys.readouterr().out
+    (path := write(tmp_path, good, pair(key_phrase="there"))).write_text("\n\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    load_sft_jsonl(path, convert=True)
+    assert "the first in line 4" in capsys.readouterr().out  # blank lines are counted
+    for text, said in (("nan", "a program's word for nothing: 1, the first in line 2 (nan)"), ("\n\nHere.", "begins with white space: 1, the first in line 2")):
+        load_sft_jsonl(write(tmp_path, pair(), pair(completion=text)), convert=True)
+        assert said in capsys.readouterr().out
+    load_sft_jsonl(write(tmp_path, pair(document="A long story about Nell.", id="7", source="a b c"), pair(document="here")), convert=True)
+    assert "ignored: 'id', 'source' (kept in the record); 'document' (kept in the record; its text stands in no message" in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b"), pair(completion="<|begin_of_thought|> Hm. Here.")), convert=True)
     assert not capsys.readouterr().out

@@ -32,6 +32,7 @@ FAULTS = {
     "nested too deep to read": ("[" * 100_000, "nested too deep"),
     "nested deep": ('{"messages": ' + "[" * 900 + "]" * 900 + "}", "message 1 is not an object"),
     "an object in an object": ('{"messages": [{"role": "user", "content": ' + '{"a":' * 900 + "1" + "}" * 901 + "]}", "not text"),
+    "trailing comma, spaced": ('{"messages": [{"role": "user", "content": "a"} ,  ]}', "a trailing comma at column 48"),
     "trailing comma": ('{"messages": [{"role": "user", "content": "a"},]}', "trailing comma"),
     "a list": ("[1]", "not an object"),
     "a blank that is none in JSON": (json.dumps(GOOD) + "\u00a0", "broken JSON"),
@@ -101,6 +102,8 @@ def test_of_each_sort_three_are_listed_and_the_others_counted(tmp_path):
     found = faults_of(path)
     assert [line.removeprefix(f"{path}:").partition(": ")[0] for line in found[:5]] == ["2", "3", "4", "303", "304"]
     assert found[5:] == ["and 298 more of this sort: use one of system, user, assistant"]
+    assert len(faults_of(write(tmp_path, *lines[:3]))) == 3
+    assert faults_of(write(tmp_path, *[chat((f"a; {number}", "a"), ("assistant", "b")) for number in range(4)]))[3] == "and 1 more of this sort: use one of system, user, assistant"
 
 
 def test_a_long_conversation_out_of_order_is_shown_in_part(tmp_path):
@@ -159,10 +162,16 @@ def test_another_wording_is_no_leak(written):
 
 
 @pytest.mark.parametrize(("one", "other"), [("What is 7 + 2?", "What is 7 - 2?"), ("What is 7 * 2?", "What is 7 / 2?"), ("Solve x/3 = 2", "Solve x*3 = 2"), ("x^2", "x*2"), ("What is -5 + 3?", "What is 5 + 3?"), ("Who made C++?", "Who made C?"),
-                                            ("Who made C#?", "Who made C?"), ("Is it $5?", "Is it €5?"), ("Is 3 < 4?", "Is 3 > 4?")])
+                                            ("Who made C#?", "Who made C?"), ("Is it $5?", "Is it €5?"), ("Is 3 < 4?", "Is 3 > 4?"),
+                                            ("What is 10²?", "What is 102?"), ("Is it 5%?", "Is it 5?"), ("if (!ok)", "if (ok)")])
 def test_a_sign_that_is_no_punctuation_makes_another_question(one, other):
     assert leaked_questions([record(("user", one))], [record(("user", other))]) == []
     assert leaked_questions([record(("user", one.replace(" ", "  ")))], [record(("user", one))]) == [one]
+
+
+@pytest.mark.parametrize(("one", "other"), [("7 − 2", "7 - 2"), ("7 – 2", "7 - 2"), ("6 × 7", "6 * 7"), ("8 ÷ 2", "8 / 2"), ("½ of it", "1/2 of it"), ("x²", "x^2")])
+def test_a_sign_may_be_written_in_two_ways(one, other):
+    assert leaked_questions([record(("user", one))], [record(("user", other))]) == [other]
 
 
 def test_a_dash_or_a_mark_of_emphasis_between_words_is_punctuation():

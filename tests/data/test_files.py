@@ -19,10 +19,10 @@ CHAT = json.dumps({"messages": [{"role": "user", "content": "Où?"}, {"role": "a
 PRETTY = json.dumps(json.loads(CHAT), indent=2)
 
 
-def packed(name):
+def packed(name, content=CHAT):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr(name, CHAT)
+        file.writestr(name, content)
     return archive.getvalue()
 
 
@@ -50,6 +50,11 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "tar": (tarred(), 1, "a packed archive", "unpack it"),
     "PDF": (b"%PDF-1.6\r%\xe2\xe3\xcf\xd3\r\n24 0 obj\r<</A 1>>\r", 1, "a document", "write questions and answers"),
     "Word": (packed("word/document.xml"), 1, "a document", "write questions and answers"),
+    "slides": (packed("ppt/slides/slide1.xml"), 1, "a document", "write questions and answers"),
+    "OpenDocument": (packed("mimetype", b"application/vnd.oasis.opendocument.spreadsheet"), 1, "a document of another program", "save a table as CSV"),
+    "zip of a folder that only sounds like it": (packed("crossword/data.jsonl"), 1, "a zip archive", "unpack it"),
+    "lz4": (b"\x04\x22M\x18d@", 1, "a packed archive", "unpack it"),
+    "subtitles": ("1\n00:00:01,000 --> 00:00:04,000\nHello.\n\n2\n", 1, "this is text, not JSON", "write questions and answers"),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(9), 1, "a picture", "write questions and answers"),
     "SVG": ("<svg xmlns='http://www.w3.org/2000/svg'/>", 1, "a web page", "download the raw file"),
     "a carriage return in a line": ("prompt,completion\r\na\rx,b\r\nc,d\r\n", 1, "text, not JSON", "a JSON object on each line"),
@@ -65,6 +70,7 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "a text sequence": (f"\x1e{CHAT}\n", 1, "'\\x1e' stands before the object", "remove it"),
     "CSV, not UTF-8": ("prompt,completion\nOù,là\n".encode("latin-1"), 1, "(CSV)", "save it as CSV in UTF-8 first"),
     "gzip of an archive": (gzip.compress(b"data.jsonl" + bytes(502)), 1, "no text", "export the records as JSONL"),
+    "gzip, damaged": (gzip.compress(b"{}" * 99)[:10] + b"\xff" * 30, 1, "the gzip archive is broken", "download it"),
     "gzip, cut": (gzip.compress(CHAT.encode() * 9)[:-9], 1, "the gzip archive is broken", "download it"),
     "CSV": ('prompt,completion\n"a, ""b""\n\nc",d\n' + "q,a\n" * 3000, 1, "(CSV)", "pandas.read_csv("),
     "CSV, cut in a cell": ("prompt,completion\n" + "q,a\n" * 18 + '"a\nb",c\n' * 3, 1, "(CSV)", "pandas.read_csv("),

@@ -19,6 +19,7 @@ from helpers.data.own_data import (
     MOST_EPOCHS,
     MOST_HELD_OUT,
     STEPS,
+    _limit,
     fact_groups,
     one_row_a_reply,
     suggest_settings,
@@ -76,7 +77,7 @@ COLUMN_FAULTS = {
     "odd input": ({"instruction": "a", "input": 3, "output": "b"}, 'the column "input" is 3'),
     "answer by the user": ({"prompt": [USER], "completion": [USER]}, "no assistant"),
     "two answers": ({"prompt": [USER, ASSISTANT], "completion": "b"}, "user, assistant, assistant"),
-    "no message": ({"prompt": ["a"], "completion": "b"}, "a list of texts, not one text; write one of them"),
+    "no message": ({"prompt": ["a"], "completion": "b"}, "a list of texts, not one text; join them to one"),
     "another tool's": ({"conversations": []}, "the conversation is empty"),
     "two lists and an input": ({"prompt": [USER], "completion": [ASSISTANT], "input": "ä"}, '"input" stands beside "prompt"'),
     "none of them": ({"text": "a"}, '"messages" is missing'),
@@ -103,7 +104,7 @@ def test_without_convert_the_sentence_says_how_to_read_them(tmp_path, form):
 
 @pytest.mark.parametrize(("one", "other", "same"), [
     ("Where is it?", "WHERE is … it", True), ("北京。", "北京", True), ("القاهرة؟", "القاهرة", True), ("ＡＢＣ", "abc", True),
-    ("का", "की", False), ("👍", "👎", False), ("?", "!", False), ("北京", "东京", False), ("C", "D", False), ("b\u200cc", "bc", True), ("❤\ufe0f", "❤", True), ("\u3164", "?", False)])
+    ("का", "की", False), ("👍", "👎", False), ("Is it 👍?", "Is it 👎?", False), ("b\u2063c", "bc", True), ("?", "!", False), ("北京", "东京", False), ("C", "D", False), ("b\u200cc", "bc", True), ("❤\ufe0f", "❤", True), ("\u3164", "?", False)])
 def test_words_are_compared_in_any_script(one, other, same):
     assert (words(one) == words(other)) is same
     assert bool(leaked_questions([record(one, "a")], [record(other, "a")])) is same
@@ -183,6 +184,7 @@ def test_labels_that_are_held_out_whole_are_counted():
     assert "trained on in no wording: 1; if answers are labels" in suggest_split(tickets).note
     told = [record("Classify.", ("crash", "login", "speed", "other")[n % 4], system=f"Ticket {n}") for n in range(28)]
     assert "trained on in no wording: 1; if answers are labels" in suggest_split(told).note
+    assert "in no wording: 2;" in suggest_split([record(f"q{n}", f"a{n // 2}") for n in range(24)]).note
     assert "in no wording" not in suggest_split(tickets, by="question").note and "in no wording" not in suggest_split(TICKETS).note
 
 
@@ -308,13 +310,23 @@ def test_two_to_four_epochs_make_enough_steps_where_they_can(tokenizer, number, 
 
 
 def test_long_records_come_in_smaller_batches_and_too_long_ones_are_counted(tokenizer):
-    batches = [chosen([record("word " * length, "a")] * 40, tokenizer) for length in (400, 700, 1500)]
+    batches = [chosen([record("word " * length, "a")] * 40, tokenizer) for length in (440, 700, 1500)]
+    assert batches[0]["max_length"] == 512  # 4 of them are just what a batch may hold
+    assert [(settings["num_train_epochs"], settings["steps"]) for settings in batches] == [(4, 40)] * 3
     assert [settings["per_device_train_batch_size"] for settings in batches] == [4, 2, 1]
     assert [settings["per_device_eval_batch_size"] for settings in batches] == [4, 2, 1]
     assert [settings["gradient_accumulation_steps"] for settings in batches] == [1, 2, 4]
     many = [record("word " * 600, "a")] * 2 + [record("short", "a")]
     longest = suggest_settings(many, tokenizer, described(max_position_embeddings=512)).loc["max_length"]
     assert longest["value"] == 512 and "2 longer" in longest["reason"]
+    assert "1 longer" in _limit([512, 513], 512)[1]
+
+
+@pytest.mark.parametrize(("conversations", "groups"), [(4, 1), (5, 6)])
+def test_what_begins_with_a_greeting_is_no_group(conversations, groups):
+    hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    more = [[*hello, {"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": f"In {n}."}] for n in range(conversations)]
+    assert len(fact_groups([{"messages": hello}, *({"messages": each} for each in more)], "question")) == groups
 
 
 def test_the_rate_follows_the_size_of_the_model_and_every_setting_has_its_reason(tokenizer):

@@ -102,6 +102,7 @@ def test_counts_dropped_rows_and_cut_answers(make_trainer, tokenizer):
     trainer = make_trainer(split_all(records), max_length=room)
     report = supervision_report(trainer, records)
     assert (report.rows, report.dropped_rows, report.cut_answers, report.rows_without_eos) == (3, 1, 1, 1)
+    assert "the prompt alone fills max_length" in str(report)
     assert "answers learned" not in str(report)  # each record had one answer: none is left unlearned within a row
     assert report.masked_eos_rows == 0 and report.check() is report and not report.ok
 
@@ -161,6 +162,10 @@ def test_control_tokens_in_a_text(make_trainer, tokenizer):
     records = [*RECORDS, chat(f"What does {tokenizer.eos_token} mean?", "The end."), chat("And </s> or <b>?", "Nothing.")]
     report = supervision_report(make_trainer(split_all(records)), records)
     assert report.control_token_rows == 1 and not report.ok
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["<note>"])  # a word of its own, and no sign
+    noted = [*RECORDS, chat("What is <note>?", "A word.")]
+    assert supervision_report(make_trainer(split_all(noted), processing_class=other), noted).control_token_rows == 0
 
 
 def test_a_template_that_writes_the_prompt_alone_differently(make_trainer, tokenizer):
@@ -170,6 +175,12 @@ def test_a_template_that_writes_the_prompt_alone_differently(make_trainer, token
     other.chat_template = other.chat_template.replace(mark, "{{ '<|im_start|>assistant\nWell, ' }}")
     report = supervision_report(make_trainer(split_all(RECORDS), processing_class=other), RECORDS)
     assert report.prefix_mismatches == 3 and not report.ok
+
+
+def test_an_answer_whose_white_space_joins_the_templates(make_trainer, tokenizer):
+    records = [*RECORDS, chat("Which line?", "\n\n    return 1")]
+    report = supervision_report(make_trainer(split_all(records)), records)
+    assert report.prefix_mismatches == 1 and "the answers begin with white space" in str(report)
 
 
 def test_a_template_whose_end_stops_nothing(make_trainer, tokenizer):

@@ -112,7 +112,8 @@ def test_a_batch_is_refused(tokenizer):
     assert show_tokens(tokenizer, numbers).data == show_tokens(tokenizer, list(numbers)).data == show_tokens(tokenizer, [10, 11]).data
 
 
-@pytest.mark.parametrize("messages", [record(), record("Ωmega 🐐?", " spaces \n and lines "), record(answer="a")], ids=["plain", "odd", "short"])
+@pytest.mark.parametrize("messages", [record(), record("Ωmega 🐐?", " spaces \n and lines "), record(answer="a"), record(answer="    print(1)"), record(answer="\n\nHere.")],
+                         ids=["plain", "odd", "short", "indented", "lines first"])
 def test_a_record_has_the_tokens_and_labels_that_the_trainer_makes(make_sft_trainer, tokenizer, messages):
     rows = [{"prompt": messages[:-1], "completion": messages[-1:]}]
     row = make_sft_trainer(rows).train_dataset[0]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from helpers.training.live_plot import LossPlot, stopped_text
-from helpers.training.resume import where_to_begin
+from helpers.training.resume import run_settings, where_to_begin
 from helpers.training.saving import keep_record, read_record
 
 pytestmark = [pytest.mark.slow,
@@ -209,9 +209,13 @@ def test_what_is_not_the_trainers_stays(tmp_path, whole, capsys):
 def test_how_often_is_written_is_no_other_run_and_another_base_is(tmp_path, whole, capsys):
     shutil.copytree(whole / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint-15")
-    args = {"logging_steps": 1, "save_steps": 7, "save_total_limit": 5, "disable_tqdm": False, "per_device_eval_batch_size": 1}
+    args = {"logging_steps": 1, "save_steps": 7, "save_total_limit": 5, "disable_tqdm": False, "per_device_eval_batch_size": 1, "run_name": "again"}
     assert where_to_begin(make_trainer(tmp_path, **args)) == str(tmp_path / "run" / "checkpoint-12")
     trainer = make_trainer(tmp_path)
+    before = run_settings(trainer)
+    trainer.model.peft_config["default"].lora_alpha += 1
+    assert {name for name, value in run_settings(trainer).items() if before[name] != value} == {"LoRA lora_alpha"}
+    trainer.model.peft_config["default"].lora_alpha -= 1
     with torch.no_grad():
         next(weight for name, weight in trainer.model.named_parameters() if "base_layer" in name)[0] += 1
     assert where_to_begin(trainer) is None and "other settings (base weights)" in capsys.readouterr().out

@@ -34,6 +34,15 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path):
     assert [(file.name, file.read_text()) for file in (tmp_path / "new").iterdir()] == [("loss.png", "two")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
+def test_a_link_stays_one_and_the_file_behind_it_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "real.json")
+    with written_whole(tmp_path / "link.json") as part:
+        part.write_text("x")
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "disk" / "real.json").read_text() == "x"
+
+
 def test_a_folder_is_replaced_and_the_one_before_is_kept(tmp_path):
     for text in ("one", "two", "three"):
         with written_whole(tmp_path / "adapter") as part:
