@@ -6,7 +6,7 @@ import pytest
 import torch
 from IPython.display import HTML
 from PIL import Image as PillowImage
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from helpers.training import live_plot
 from helpers.training.live_plot import LossPlot, as_html, draw, samples_as_html, stop_button, stopped_text
@@ -225,3 +225,31 @@ def test_of_several_sets_to_validate_with_the_first_is_drawn(tmp_path):
     trainer.train()
     first = [(entry["step"], entry["eval_first_loss"]) for entry in trainer.state.log_history if "eval_first_loss" in entry]
     assert len(first) == 2 and plot.history["validation"] == first
+
+
+@pytest.mark.parametrize(("path", "every", "reason"), [("loss.txt", 20, "one of the endings .png"), (".", 20, "give the file for the picture"), ("loss.png", 0, "sample_every is 0")])
+def test_what_could_not_be_written_or_asked_is_refused_before_training(path, every, reason):
+    with pytest.raises(ValueError, match=reason):
+        LossPlot(path, sample_every=every)
+
+
+def test_a_picture_that_cannot_be_written_loses_nothing(tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file where the folder would be")
+    plot = LossPlot(tmp_path / "taken" / "loss.png")
+    make_trainer(tmp_path, plot).train()
+    assert "The picture could not be written" in capsys.readouterr().out and len(plot.history["train"]) == 6
+
+
+def test_in_another_thread_the_interrupt_stays_pythons(tmp_path, page):
+    before, trainer = signal.getsignal(signal.SIGINT), make_trainer(tmp_path, plot := LossPlot(tmp_path / "loss.png"))
+    (thread := threading.Thread(target=trainer.train)).start()
+    thread.join()
+    assert len(plot.history["train"]) == 6 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_time_left_is_that_of_the_steps_done_since_it_went_on(tmp_path):
+    plot = LossPlot(tmp_path / "loss.png")
+    plot._start_afresh(first_step=90)
+    plot._start -= 10
+    state = TrainerState(global_step=95, max_steps=100)
+    assert re.search(r"step 95 of 100, 1\d s, about 1\d s left", plot._progress(state))
