@@ -42,15 +42,9 @@ class Tokenizer:
 
     padding_side, pad_token_id = "right", 1
 
-    def apply_chat_template(self, chats, padding=False, **_):
-        from transformers import BatchEncoding
-
-        chats = chats if isinstance(chats[0], list) else [chats]
-        rows = [[2 + ord(letter) % 60 for letter in chat[0]["content"]] for chat in chats]
-        length = max(map(len, rows))
-        ids = torch.tensor([[1] * (length - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+    def apply_chat_template(self, chats, return_tensors=None, **_):
+        rows = [[2 + ord(letter) % 60 for letter in chat[0]["content"]] for chat in (chats if isinstance(chats[0], list) else [chats])]
+        return {"input_ids": torch.tensor(rows) if return_tensors else rows}
 
     def __call__(self, text, **_):
         return {"input_ids": [int(word) for word in text.split()]}
