@@ -14,9 +14,13 @@ def check_stop(model, tokenizer, saved: Path | None, base) -> Check:
     end = _turn_end(tokenizer)
     if end is None:
         return check("stops", None, "no tokenizer, or its chat template ends an answer with no token of its own")
-    sign, now = f'"{tokenizer.decode([end])}"', end_ids(model.generation_config)
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return check("stops", None, "not examined: this model has no generation_config")
+    sign, now = f'"{tokenizer.decode([end])}"', end_ids(settings)
     kept = end_ids(kept_settings(saved)) if saved and (saved / GENERATION_FILE).is_file() else None  # else transformers looks into config.json
-    after = kept if kept is not None else end_ids(base.generation_config if base is not None else kept_settings(model.get_base_model().name_or_path))
+    first = kept_settings(model.get_base_model().name_or_path) if base is None else getattr(base, "generation_config", None)
+    after = kept if kept is not None else end_ids(first)
     if end not in now:
         where = f"; {GENERATION_FILE} beside the adapter names it, but this model does not use it" if kept and end in kept else ""
         return check("stops", False, f"the template ends an answer with {sign}, and answers do not stop there{where}")
@@ -24,7 +28,8 @@ def check_stop(model, tokenizer, saved: Path | None, base) -> Check:
         return check("stops", None if saved else True, f"answers stop at {sign}; whether they will after reloading was not examined")
     if end not in after:
         return check("stops", False, f"answers stop at {sign} now and will not after reloading: neither the base nor a file beside the adapter names it")
-    return check("stops", True, f"answers stop at {sign}; {GENERATION_FILE} {'beside the adapter' if kept else 'of the base'} names it{', so load it too' * bool(kept)}")
+    place = "beside the adapter names it, so load it too" if kept else "of the base names it"
+    return check("stops", True, f"answers stop at {sign}; {GENERATION_FILE} {place}")
 
 
 def _turn_end(tokenizer) -> int | None:
