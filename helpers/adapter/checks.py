@@ -7,15 +7,16 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 
+from helpers import first_line
 from helpers.adapter.effect import check_effect, not_examined
 from helpers.adapter.faults import Check, check
-from helpers.adapter.state import adapter_tensors, holds, lora_layers, read_tensors, update_sizes
+from helpers.adapter.state import FROM_ZERO, adapter_tensors, as_saved, holds, lora_layers, read_tensors, update_sizes
 from helpers.adapter.stopping import check_stop
 from helpers.model.weights import base_dtype, base_hash, plain_name
 from helpers.training.saving import read_record, supervised_tokens
 
 LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
-FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
+HEADED = re.compile("Classification|QuestionAnswering|MultipleChoice")  # models of which each load draws the numbers of the head anew
 SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
@@ -24,23 +25,37 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
 
     The parameters are those of diagnose_adapter; saved is a folder that holds an adapter, or None; loaded: the model was loaded from it.
     """
-    record, stored = (read_record(saved), read_tensors(saved)) if saved else (None, {})
+    record, in_file = (read_record(saved), read_tensors(saved)) if saved else (None, {})
+    stored = as_saved(model, in_file)
     active = [name for name in model.active_adapters if name in model.peft_config] or list(model.peft_config)
     parts = {name: tensor for adapter in active for name, tensor in adapter_tensors(model, adapter_name=adapter).items()}
     other, update = _other(model, parts | stored, base), update_sizes(model, active)
     layers = {name: layer for name, layer in lora_layers(model).items() if holds(layer, active)}
     scales = {f"scale of {name}": torch.tensor(float(layer.scaling[key])) for name, layer in layers.items() for key in holds(layer, active)}
     numbers = parts | {f"file {name}": tensor for name, tensor in stored.items()} | scales
-    from_zero = all(getattr(model.peft_config[name], "init_lora_weights", True) in FROM_ZERO for name in active)
-    checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(update, parts, other, from_zero),
-              _check_base(model, record, None if loaded else base, from_zero and not other),
+    settings = [model.peft_config[name] for name in active]
+    from_zero, headed = all(one.init_lora_weights in FROM_ZERO for one in settings), bool(HEADED.search(type(model.get_base_model()).__name__))
+    drawn = headed and (loaded or all(one.inference_mode for one in settings))  # the saved head would be compared with another than it began as
+    judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if drawn else update
+    known = from_zero and not (other or headed or any(one.layer_replication for one in settings))
+    checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(judged, parts, other, from_zero),
+              _check_base(model, record, None if loaded else base, known),
               _check_switch(layers, active), *_check_training(trainer, record)]
     checks += [check("other parts", None, f"this adapter also holds {', '.join(other)}; not examined")] if other else []
-    checks += _check_saved(model, stored, saved, active) if saved else []
+    checks += [check("head", None, "not examined: each load of this base draws a head of its own")] if drawn else []
+    checks += _check_saved(model, stored, saved, active, stored.keys() != in_file.keys()) if saved else []
     stop = check_stop(model, tokenizer, saved, base)
+    return [*checks, *_effect(model, active, tokenizer, questions, from_zero, bool(saved)), stop], update
+
+
+def _effect(model, active: list[str], *how) -> list[Check]:
+    """Examine what the adapter does to answers, or say why that can't be; how: what check_effect takes."""
     if why_not := _no_effect(model, active):
-        return [*checks, *not_examined(why_not), stop], update
-    return [*checks, *check_effect(model, tokenizer, questions, from_zero, bool(saved)), stop], update
+        return not_examined(why_not)
+    try:
+        return check_effect(model, *how)
+    except Exception as error:  # there is no list of what a forward raises
+        return not_examined(f"with this adapter the model can't compute ({type(error).__name__}: {first_line(error):.150})")
 
 
 def _no_effect(model, active: list[str]) -> str:
@@ -122,13 +137,15 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
     return [check("steps", steps > 0, f"{steps:,} taken"), check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")]
 
 
-def _check_saved(model, stored: dict, folder: Path, active: list[str]) -> list[Check]:
-    """See whether the file's tensors have a place each, compare them with those in memory, and say whose they are."""
+def _check_saved(model, stored: dict, folder: Path, active: list[str], renamed: bool) -> list[Check]:
+    """See whether the file's tensors have a place each, compare them with those in memory, and say whose they are.
+
+    renamed: PEFT gave them other names on loading, and perhaps other ranks, which the saved settings do not show.
+    """
     weights, places = model.state_dict(), {name: adapter_tensors(model, adapter_name=name) for name in model.peft_config}
     for name in places:
         places[name] |= {key: weights[key] for key in stored.keys() - places[name].keys() if key in weights}  # a resized table, or biases
-    equal = {name: sum(key in stored and torch.equal(stored[key].to(tensor.dtype), tensor.cpu()) for key, tensor in place.items())
-             for name, place in places.items()}
+    equal = {name: sum(key in stored and _same(stored[key], tensor.cpu()) for key, tensor in place.items()) for name, place in places.items()}
     name = max([*active, *places], key=equal.get)
     place, same = places[name], equal[name]
     lost = [key for key in stored.keys() - place.keys() if LORA.search(key)]
@@ -136,7 +153,21 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str]) -> list[C
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
     scaling = all(getattr(saved, key, None) == getattr(here, key, None) for key in SCALING)
-    total, whole = len(place | stored), scaling and same == len(place)
+    total, whole = len(place | stored), (scaling or renamed) and same == len(place)
+    rounded = {str(_coarser(stored[key], place[key])).removeprefix("torch.") for key in place.keys() & stored.keys() if stored[key].dtype != place[key].dtype}
+    measured = f"{same} of {total} matrices equal{', rounded to ' * bool(rounded)}{', '.join(sorted(rounded))}, " \
+               f"rank and alpha {'equal' if scaling else 'not examined: PEFT renames what is in the file' if renamed else 'different'}"
     return [check("file fits", fits, filled),
             check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
-            check("saved copy", whole and not lost, f"{same} of {total} matrices equal, rank and alpha {'equal' if scaling else 'different'}")]
+            check("saved copy", (scaling or None) if whole and not lost else False, measured)]
+
+
+def _coarser(one: torch.Tensor, other: torch.Tensor) -> torch.dtype:
+    """Return the number format with fewer digits; that of the second if the first is none for fractions."""
+    return max(other, one, key=lambda tensor: torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0).dtype
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Say whether both hold the same numbers, as far as the coarser format goes; what is no number is the same as another such."""
+    one, other = (tensor.to(_coarser(one, other)).float() for tensor in (one, other))
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

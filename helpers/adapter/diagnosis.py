@@ -1,16 +1,18 @@
 """Say whether training changed anything: examine an adapter, and name the usual cause and the mend of what is wrong."""
 import html
+import re
 import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 
 from helpers.adapter.checks import examine
 from helpers.adapter.faults import FAULTS
-from helpers.adapter.state import copy_of, lora_layers, read_tensors
+from helpers.adapter.state import copy_of, lora_layers, only_lora, read_tensors, written_by
 from helpers.adapter.stopping import kept_settings
 from helpers.findings import Check, sign, table
 from helpers.model.weights import plain_name
@@ -65,37 +67,58 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
         raise ValueError(f"base is of type {type(base).__name__}; pass a model, loaded with from_pretrained")
     if base is not None and any(hasattr(module, "lora_A") for module in base.modules()):
         raise ValueError("base holds LoRA layers already; pass a base model fresh from from_pretrained")
-    if base is not None and any(weight.is_meta for weight in base.parameters()):
-        raise ValueError("base has weights on the device meta, where there are no numbers; load it whole")
-    if not isinstance(adapter, (str, Path)):
+    for name, model in (("base", base), ("the adapter's model", adapter)):
+        if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
+            raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
+    if loaded := isinstance(adapter, (str, Path)):
+        saved = adapter_folder(adapter)
+        if base is None:
+            raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
+        model = _load(base, saved)
+    else:
         lora_layers(adapter)  # a sentence if there are none
-        return _conclude(*examine(copy_of(adapter), tokenizer, list(questions), trainer, saved and adapter_folder(saved), base, loaded=False))
-    folder = adapter_folder(adapter)
-    if base is None:
-        raise ValueError(f"{folder}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
-    return _conclude(*examine(_load(base, folder), tokenizer, list(questions), trainer, folder, base, loaded=True))
+        saved = saved and adapter_folder(saved)
+        with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
+            model = copy_of(adapter)
+    with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare", ValueError):
+        return _conclude(*examine(model, tokenizer, list(questions), trainer, saved, base, loaded))
 
 
 def _load(base, folder: Path) -> PeftModel:
     """Load an adapter onto a copy of the base, with the ends of an answer that are kept beside it."""
-    own = copy_of(base, written={plain_name(name) for name in read_tensors(folder)})  # what the file has more than an adapter's parts
-    if settings := kept_settings(folder):
-        own.generation_config = settings
+    tensors = read_tensors(folder)
+    failed = f"{folder}: the adapter does not load onto this base model; is it the one it was trained on, and are the files whole?"
+    with _in_one_sentence(failed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PEFT warns of, keys that do not fit, is a check here
+        config = PeftConfig.from_pretrained(str(folder))
+    only_lora(config, f"{folder}: this adapter")
+    with _in_one_sentence(failed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = copy_of(base, written={plain_name(name) for name in tensors} | written_by(config, base))  # the file may hold tables of the base
+        if settings := kept_settings(folder):
+            own.generation_config = settings
+        return PeftModel.from_pretrained(own, str(folder))
+
+
+@contextmanager
+def _in_one_sentence(failed: str, own: type[Exception] | tuple = ()):
+    """Say in one sentence whatever PEFT, PyTorch or a packed base raises, of which there is no list; `own` is one already."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PEFT warns of, keys that do not fit, is a check here
-            return PeftModel.from_pretrained(own, str(folder))
-    except Exception as error:  # whatever PEFT makes of a file that another tool wrote, or nobody should have
+        yield
+    except own:
+        raise
+    except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1].strip():.300}"
-        hint = "with new tokens, call base.resize_token_embeddings(len(tokenizer)) first; " if "size mismatch" in reason else ""
-        raise ValueError(f"{folder}: the adapter does not load onto this base model; {hint}is it the one it was trained on, and are the files "
-                         f"whole? ({reason})") from error
+        wrong = [line for line in str(error).splitlines() if "size mismatch" in line]
+        tables = wrong and all(re.search("embed|wte|lm_head", line) for line in wrong)
+        hint = " With new tokens, call base.resize_token_embeddings(len(tokenizer)) first." if tables else ""
+        raise ValueError(f"{failed}{hint} ({reason})") from error
 
 
 def _conclude(checks: list[Check], update: dict[str, float]) -> Diagnosis:
     results = {check.name: check for check in checks}
     for name, (verdict, meaning, mend) in FAULTS.items():
-        if name == "answers differ" and results["B is not zero"].ok is None:
+        if name == "logits differ" and results["B is not zero"].ok is None:
             reason = results.get("other parts", results["B is not zero"]).measured
             return Diagnosis("not examined", f"Nothing here tells whether training moved this adapter: {reason}.", checks, update)
         if name in results and results[name].ok is False:

@@ -72,7 +72,9 @@ def _check_merged(model, rows: list, logits: torch.Tensor) -> Check:
         return check("merged model", None, "not examined: the base is packed. Load it unpacked, with dtype=torch.float32, to merge and to see")
     if need > free:
         return check("merged model", None, f"not examined: a merge takes {need / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free")
-    rounds = any(weight.dtype.itemsize < 4 for weight in weights)  # else it is a weight that two modules share
+    parts = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    repeats = any(one.layer_replication for one in model.peft_config.values())
+    rounds = not repeats and any(weight.dtype.itemsize < 4 for weight in [*weights, *parts])  # else it is a weight that two modules share
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # that a tied table is no longer tied is what is measured

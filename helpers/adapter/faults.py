@@ -11,8 +11,9 @@ FAULTS = {  # name of the check that fails -> its verdict, what that means, its 
                       "Usual cause: the update is far too large, or overflows in 16 bits. Mend: train again with a lower rate, or load the base "
                       "with dtype=torch.float32."),
     "file fits": ("file does not fit", "What is in the saved file finds no place in the model, or leaves places empty.",
-                  "Usual cause: a compiled or wrapped model was saved (names with _orig_mod. or module.), or the file is of another tool. "
-                  "Mend: save the model below the wrapper, model._orig_mod.save_pretrained(folder), or take that part out of the names."),
+                  "Usual cause: a compiled or wrapped model was saved (names with _orig_mod. or module.), or the file is of another tool, "
+                  "or of another base. Mend: save the model below the wrapper, model._orig_mod.save_pretrained(folder), or take that part out "
+                  "of the names; or load the base that it was trained on."),
     "B is not zero": ("never trained", "The adapter does nothing: it is as it was before the first step.",
                       "Usual cause: train() was not run, or a fresh adapter took the place of the trained one. Mend: train, or load the saved adapter."),
     "adds something": ("no effect", "The adapter holds trained numbers, and adds nothing to the weights.",
@@ -30,6 +31,9 @@ FAULTS = {  # name of the check that fails -> its verdict, what that means, its 
     "every part moved": ("partly trained", "Some parts of the adapter are as they were before the first step.",
                          "Usual cause: these parts were frozen or lost, or no training text reaches them. Mend: look at the list update for the "
                          "zeros; train them, or leave them out of target_modules."),
+    "logits differ": ("no effect", "The adapter holds numbers, and moves the model's scores by no more than rounding does.",
+                      "Usual cause: no step or hardly one was taken (an adapter converted from PiSSA or OLoRA begins like this), or lora_alpha is next to 0. "
+                      "Mend: train for more steps, or with a higher rate, and set lora_alpha as in training."),
     "answers differ": ("too little to see", "Training moved the adapter, but so little that the answers are the same, or nearly.",
                        "Usual cause: too few steps, or a learning rate that is too low. Mend: more records or epochs, or a higher rate."),
     "stops": ("does not stop", "Training moved the adapter, but answers do not stop, or will not after reloading: where they stop is no part of it.",
@@ -39,10 +43,10 @@ FAULTS = {  # name of the check that fails -> its verdict, what that means, its 
 OTHER_MENDS = {  # checks that do not decide the verdict
     "steps": "Usual cause: train() was not run with this trainer. Mend: run it.",
     "tokens with loss": "Usual cause: max_length cut the answers off, or the labels mask everything. Mend: look at one row with show_tokens.",
-    "logits differ": "Usual cause: B is zero or next to it. Mend: train for more steps, or with a higher rate.",
-    "merged model": "Usual cause: 16-bit base weights, which round the merged numbers. Mend: merge into a float32 copy of the base and keep it so, or keep the adapter apart.",
-    "merged table": "Usual cause: the output head shares its table with the embedding, so a merge into one changes both. "
-                    "Mend: do not merge this adapter, or train with the head in modules_to_save.",
+    "merged model": "Usual cause: 16-bit weights, of the base or of the adapter, which round the merged numbers. Mend: merge an adapter in float32 "
+                    "into a float32 copy of the base and keep it so, or keep the adapter apart.",
+    "merged table": "Usual cause: two parts share a weight, so a merge into one changes both: the output head shares its table with the embedding, "
+                    "or layer_replication repeats a layer. Mend: do not merge this adapter, or train with the head in modules_to_save.",
 }
 
 

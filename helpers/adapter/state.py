@@ -6,15 +6,23 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
 
 from helpers.model.weights import plain_name
 
+FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
 adapter_tensors = functools.partial(get_peft_model_state_dict, save_embedding_layers=False)  # all that PEFT saves, by the names in the file
+
+
+def only_lora(config: PeftConfig | PeftModel, what: str = "this adapter") -> None:
+    """Raise ValueError for an adapter of another kind; some of them, as AdaLoRA, are built of LoRA layers and begin otherwise."""
+    if config.peft_type != PeftType.LORA:
+        raise ValueError(f"{what} is of the kind {getattr(config.peft_type, 'value', None)}; only LoRA adapters can be examined here")
 
 
 def lora_layers(model) -> dict[str, LoraLayer]:
@@ -22,6 +30,7 @@ def lora_layers(model) -> dict[str, LoraLayer]:
     if not isinstance(model, PeftModel):
         raise ValueError(f"this {type(model).__name__} is no PeftModel; pass trainer.model, PeftModel.from_pretrained(base, folder), "
                          "or the folder of a saved adapter with base=")
+    only_lora(model)
     layers = {name: module for name, module in model.named_modules()
               if isinstance(module, LoraLayer) and (module.lora_A or module.lora_embedding_A)}
     if not layers:
@@ -50,6 +59,14 @@ def copy_of(model, written=()):
     return made
 
 
+def written_by(config: PeftConfig, base) -> set[str]:
+    """Return the base weights that PEFT may write into when it makes this adapter: those below one that does not begin at zero."""
+    if getattr(config, "init_lora_weights", True) in FROM_ZERO:
+        return set()
+    anywhere = config.layer_replication or not config.target_modules
+    return {f"{plain_name(name)}.weight" for name, _ in base.named_modules() if anywhere or check_target_module_exists(config, name)}
+
+
 def holds(layer: LoraLayer, adapters) -> list[str]:
     """Return which of the adapters have a part in this layer."""
     return [name for name in adapters if name in layer.lora_A or name in layer.lora_embedding_A]
@@ -57,6 +74,8 @@ def holds(layer: LoraLayer, adapters) -> list[str]:
 
 def relative_update(layer: LoraLayer, adapters) -> float:
     """Return the Frobenius norm of the change that these adapters make to a weight, over the norm of the weight unless that is 0."""
+    parameters = layer.get_base_layer()._parameters
+    packed = dict(parameters)  # in place of an 8-bit one PEFT puts another, with which a model that has computed once no longer does
     weight = (layer.get_param() if hasattr(layer, "get_param") else dequantize_module_weight(layer.get_base_layer())).detach()
     change = torch.zeros_like(weight, dtype=torch.float32)
     for name in holds(layer, adapters):
@@ -64,6 +83,7 @@ def relative_update(layer: LoraLayer, adapters) -> float:
             change += layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
         else:
             change += layer.get_delta_weight(name).detach().float()
+    parameters.update(packed)
     return change.norm().item() / (weight.float().norm().item() or 1)
 
 
@@ -86,6 +106,26 @@ def update_sizes(model, adapters) -> dict[str, float]:
     return sizes
 
 
+def as_saved(model, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a file's tensors by the names that PEFT saves: on loading it renames those of state_dict(), and renames and joins older ones.
+
+    What it would not load keeps its name. Nothing is loaded: only what PEFT would hand to load_state_dict is looked at.
+    """
+    for name in model.peft_config:
+        taken = {}
+        model.load_state_dict = lambda state, taken=taken, **_: taken.update(state)
+        try:
+            set_peft_model_state_dict(model, tensors, name)
+            known = adapter_tensors(model, adapter_name=name, state_dict={key: taken[key] for key in taken.keys() & model.state_dict().keys()})
+        except (LookupError, ValueError, RuntimeError):  # a part is missing, so that PEFT does not load it at all
+            continue
+        finally:
+            del model.load_state_dict
+        placed = {id(tensor) for tensor in known.values()}
+        tensors = known | {key: tensor for key, tensor in taken.items() if id(tensor) not in placed}
+    return tensors
+
+
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Return what the file of a saved adapter holds; raise ValueError if there is none or if it is not whole."""
     if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):  # else PEFT asks the hub
@@ -94,6 +134,9 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_peft_weights(str(folder), device="cpu")  # the older .bin too, of which nothing but tensors is taken
         if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
             raise ValueError("something else than tensors")
-        return tensors
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: the adapter's weights are not whole; save the adapter again with save_model") from error
+    if not all(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"{folder}: the file holds empty placeholders, as DeepSpeed ZeRO-3 leaves them; gather the weights when saving: set "
+                         "stage3_gather_16bit_weights_on_model_save in its configuration to true")
+    return tensors
