@@ -82,6 +82,11 @@ def packed(folder):
     return AutoModelForCausalLM.from_pretrained(folder / "whole", quantization_config=settings)
 
 
+def packed_in_8_bits(folder):
+    base_model(hidden=64, inner=64).save_pretrained(folder / "whole")
+    return AutoModelForCausalLM.from_pretrained(folder / "whole", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
 KINDS = {
     "plain": (lambda folder: base_model(), {}),
     "rsLoRA": (lambda folder: base_model(), {"use_rslora": True, "target_modules": "all-linear"}),
@@ -96,6 +101,7 @@ KINDS = {
     "biases": (lambda folder: base_model(attention_bias=True), {"bias": "all"}),
     "tied head in modules_to_save": (lambda folder: base_model(tied=True), {"modules_to_save": ["lm_head"]}),
     "LoRA on a tied head": (lambda folder: base_model(tied=True), {"target_modules": ["q_proj", "lm_head"]}),
+    "repeated layers": (lambda folder: base_model(), {"layer_replication": [[0, 1], [0, 2]]}),
     "bf16": (lambda folder: base_model().to(torch.bfloat16), {}),
     "sharded base": (in_shards, {}),
     "two adapters": (lambda folder: base_model(), {}),
@@ -142,5 +148,5 @@ def fingerprint(model):
         state = [(key, str(getattr(part, key, ""))) for key in ("active_adapters", "disable_adapters", "merged_adapters")]
         digest.update(f"{name} {type(part)} {part.training} {hooks} {state} {'forward' in vars(part)}".encode())
     adapters = sorted(model.peft_config) if isinstance(model, PeftModel) else ""
-    digest.update(f"{adapters} {model.config} {model.generation_config}".encode())
+    digest.update(f"{adapters} {model.config} {getattr(model, 'generation_config', '')}".encode())
     return digest.hexdigest()

@@ -4,13 +4,15 @@ import shutil
 
 import pytest
 import torch
-from adapters import base_model, config, diagnose, found, save, set_b, trained_model
-from peft import LoraConfig, PeftModel, get_peft_model
+from adapters import base_model, config, diagnose, fingerprint, found, save, set_b, trained_model
+from peft import AdaLoraConfig, BdLoraConfig, LoraConfig, PeftModel, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -43,6 +45,122 @@ def test_a_trained_one_beside_it_does_not_make_an_untrained_one_trained():
     assert diagnose(model).verdict == "never trained"
 
 
+# Other kinds
+
+
+@pytest.mark.parametrize("kind", ["ADALORA", "XLORA"])
+def test_another_kind_of_adapter_is_named_and_not_judged(kind, tmp_path):
+    save(trained_model(), tmp_path / "one", "plain")
+    settings = {"ADALORA": AdaLoraConfig(target_modules=["q_proj"], total_step=9, init_r=4, target_r=2, task_type="CAUSAL_LM"),
+                "XLORA": XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters={"0": str(tmp_path / "one")})}[kind]
+    model = get_peft_model(base_model(use_cache=False), settings)
+    save(model, tmp_path / "adapter", kind)
+    for adapter in (model, tmp_path / "adapter"):
+        with pytest.raises(ValueError, match=f"this adapter is of the kind {kind}; only LoRA"):
+            diagnose(adapter, base=base_model(use_cache=False))
+
+
+def classifier():
+    """A base of which each load draws the head anew."""
+    body = base_model()
+    torch.seed()
+    model = LlamaForSequenceClassification(body.config)
+    model.model.load_state_dict(body.model.state_dict())
+    return model
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(0, "never trained"), (0.5, "not asked")])
+@pytest.mark.parametrize("changes", [{"task_type": "SEQ_CLS"}, {"task_type": None, "modules_to_save": ["score"]}])
+def test_a_head_that_each_load_draws_anew_tells_nothing(size, verdict, changes, tmp_path, tiny_qwen3):
+    model = get_peft_model(classifier(), config(**changes))
+    model = set_b(model, size) if size else model
+    folder, tokenizer = save(model, tmp_path / "adapter", "plain"), AutoTokenizer.from_pretrained(tiny_qwen3)
+    (folder / "training_record.json").write_text(json.dumps({"base_sha256": "0" * 64, "base_dtype": "float32", "steps": 3, "supervised_tokens": 9}))
+    for adapter in (model, PeftModel.from_pretrained(classifier(), folder), folder):
+        result = diagnose_adapter(adapter, tokenizer, base=classifier(), saved=folder)
+        assert result.verdict == verdict and found(result, "its own base").ok is None, result
+        assert "no generation_config" in found(result, "stops").measured
+
+
+class WithAttention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(8, 2)
+
+
+@pytest.mark.parametrize(("base", "changes", "sentence"), [
+    (base_model, {"use_bdlora": BdLoraConfig(target_modules_bd_a=["q_proj"], target_modules_bd_b=["v_proj"], nblocks=2)}, "disable_adapter"),
+    (WithAttention, {"target_modules": ["attention"], "task_type": None}, "disable_adapter"),
+    (lambda: base_model(tied=True), {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}, "pass its folder")])
+def test_what_peft_can_not_measure_gets_one_sentence(base, changes, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        diagnose(set_b(get_peft_model(base(), config(**changes)), 0.5))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_where_the_model_can_not_compute_the_weights_are_examined(qwen):
+    result = diagnose(set_b(get_peft_model(qwen, config(layer_replication=[[0, 2], [0, 2], [0, 2]])), 0.5))
+    assert result.verdict == "not asked" and "the model can't compute (IndexError" in result.sentence and found(result, "every part moved").ok
+
+
+# Names in files
+
+
+def rewrite(folder, tensors):
+    (folder / "adapter_model.safetensors").unlink()  # Windows replaces no mapped file
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(0, "never trained"), (0.5, "trained")])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_file_with_the_names_of_state_dict_is_judged_by_what_peft_loads(size, verdict, pickled, tmp_path):
+    model = set_b(get_peft_model(base_model(), config()), size)
+    folder, tensors = save(model, tmp_path / "adapter", "plain"), {name: tensor for name, tensor in model.state_dict().items() if "lora_" in name}
+    rewrite(folder, tensors)
+    if pickled:
+        (folder / "adapter_model.safetensors").unlink()
+        torch.save(tensors, folder / "adapter_model.bin")
+    before = fingerprint(model)
+    for result in (diagnose(folder, base=base_model()), diagnose(model, saved=folder)):
+        assert result.verdict == verdict and found(result, "saved copy").ok and found(result, "file fits").ok, result
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(("end", "verdict"), [("", "trained"), (".weight", "trained"), (".default", "file does not fit")])
+def test_a_magnitude_that_peft_drops_is_missed_and_one_that_it_loads_is_not(end, verdict, tmp_path):
+    folder = save(set_b(get_peft_model(base_model(), config(use_dora=True)), 0.5), tmp_path / "adapter", "DoRA")
+    tensors = load_file(folder / "adapter_model.safetensors", "cpu")
+    rewrite(folder, {name + end * name.endswith("magnitude_vector"): tensor.clone() for name, tensor in tensors.items()})
+    assert diagnose(folder, base=base_model()).verdict == verdict
+
+
+@pytest.mark.parametrize("size", [0, 0.5])
+def test_names_of_experts_from_before_transformers_5_are_those_that_peft_joins(size, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+        return MixtralForCausalLM(MixtralConfig(vocab_size=64, num_local_experts=2, eos_token_id=1, pad_token_id=1, **sizes))
+
+    folder = save(trained_model(), tmp_path / "adapter", "plain")
+    file, places = folder / "adapter_config.json", [("self_attn.q_proj", 32, 32)]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": ["q_proj", "w1", "w2", "w3"]}))
+    places += [(f"block_sparse_moe.experts.{expert}.{name}", *shape) for expert in (0, 1) for name, *shape in (("w1", 32, 48), ("w2", 48, 32), ("w3", 32, 48))]
+    names = [f"base_model.model.model.layers.0.{name}.lora_" for name, *_ in places]
+    rewrite(folder, {f"{name}A.weight": torch.randn(4, inputs) for name, (_, inputs, _) in zip(names, places, strict=True)}
+            | {f"{name}B.weight": size * torch.randn(outputs, 4) for name, (*_, outputs) in zip(names, places, strict=True)})
+    for result in (diagnose(folder, base=base()), diagnose(PeftModel.from_pretrained(base(), folder), saved=folder)):
+        assert result.verdict in (("trained", "too little to see") if size else ("never trained",)), result
+        assert found(result, "file fits").ok and found(result, "saved copy").ok is None and "PEFT renames" in found(result, "saved copy").measured
+
+
+def test_empty_placeholders_are_named(tmp_path):
+    folder = save(trained_model(), tmp_path / "adapter", "plain")
+    rewrite(folder, {name: tensor.flatten()[:0] for name, tensor in load_file(folder / "adapter_model.safetensors").items()})
+    for how in ({"adapter": folder, "base": base_model()}, {"adapter": trained_model(), "saved": folder}):
+        with pytest.raises(ValueError, match="DeepSpeed ZeRO-3"):
+            diagnose(**how)
+
+
 # Numbers
 
 
@@ -59,6 +177,39 @@ def test_a_file_with_more_digits_than_the_model_is_no_damaged_copy(dtype, tmp_pa
     save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     changed = diagnose(model, saved=tmp_path / "adapter")
     assert changed.verdict == "damaged copy"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_with_fewer_digits_than_the_model_is_no_damaged_copy(dtype, tmp_path):
+    model = trained_model()
+    save(model, tmp_path / "adapter", "plain")
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").items()}
+    rewrite(tmp_path / "adapter", tensors)
+    result = diagnose(model, saved=tmp_path / "adapter")
+    assert result.verdict == "trained" and f"8 of 8 matrices equal, rounded to {str(dtype)[6:]}" in found(result, "saved copy").measured
+    rewrite(tmp_path / "adapter", tensors | {min(tensors): tensors[min(tensors)] * 1.02})
+    assert diagnose(model, saved=tmp_path / "adapter").verdict == "damaged copy"
+
+
+def test_an_adapter_in_16_bits_rounds_what_is_merged(tmp_path):
+    model = of_layers(trained_model(), "lora_", 1)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.bfloat16() if "lora_" in name else parameter.data
+    merged = found(diagnose(model, saved=save(model, tmp_path / "adapter", "plain")), "merged model")
+    assert merged.ok is False and "of the adapter" in merged.mend and "shares" not in merged.mend
+
+
+def test_an_untrained_adapter_converted_from_pissa_is_not_called_trained(tmp_path):
+    model = get_peft_model(base_model(), config(init_lora_weights="pissa"))
+    model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(tmp_path / "first")
+    model.peft_config["default"].init_lora_weights = "pissa"
+    for size, verdict in ((0, "no effect"), (0.5, "trained")):
+        model.save_pretrained(tmp_path / str(size))  # PEFT looks at what is there
+        set_b(model, size) if size else None
+        model.save_pretrained(tmp_path / str(size), path_initial_model_for_weight_conversion=str(tmp_path / "first"))
+        result = diagnose(tmp_path / str(size), base=base_model())
+        assert result.verdict == verdict and ("rounding" in result.sentence) == (not size), result
 
 
 def test_scores_that_are_no_numbers_are_not_too_little_to_see():
@@ -191,5 +342,7 @@ def test_what_is_no_list_or_no_model_gets_one_sentence(how, sentence, folder, qw
 def test_a_base_without_numbers_gets_one_sentence(folder, qwen):
     with torch.device("meta"):
         empty = type(qwen)(qwen.config)
-    with pytest.raises(ValueError, match="device meta"):
+    with pytest.raises(ValueError, match="base has weights on the device meta"):
         diagnose_adapter(folder, base=empty)
+    with pytest.raises(ValueError, match="the adapter's model has weights on the device meta"):
+        diagnose_adapter(get_peft_model(empty, config()))

@@ -5,7 +5,7 @@ import json
 import psutil
 import pytest
 import torch
-from adapters import KINDS, base_model, config, diagnose, fingerprint, found, make, packed, save, set_b, trained_model
+from adapters import KINDS, base_model, config, diagnose, fingerprint, found, make, packed, packed_in_8_bits, save, set_b, trained_model
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,7 @@ from helpers.model.hardware import training_precision
 from helpers.training.saving import keep_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
-BAD_MERGE = {"bf16": "float32 copy", "LoRA on a tied head": "shares its table"}
+BAD_MERGE = {"bf16": "float32 copy", "LoRA on a tied head": "shares its table", "repeated layers": "repeats a layer"}
 NO_MERGE = {"4-bit": "packed", "4-bit DoRA": "packed"}
 
 
@@ -36,6 +36,7 @@ def test_nothing_is_changed_and_a_merge_is_judged_by_what_peft_does(kind, tmp_pa
         assert merged.ok is (False if kind in BAD_MERGE else None if kind in NO_MERGE else True), result
         assert BAD_MERGE.get(kind, "") in merged.mend and NO_MERGE.get(kind, "") in merged.measured
     assert results[0].verdict in ({"disabled": "disabled", "PiSSA": "not examined"}.get(kind, "trained"), "too little to see")
+    assert found(results[0], "its own base").ok is (None if kind in ("PiSSA", "biases", "repeated layers") else True), results[0]
     assert ("other parts" in {check.name for check in results[1].checks}) == (kind == "biases")
     assert results[0].update.keys() == results[1].update.keys()
     assert list(results[0].update.values()) == pytest.approx(list(results[1].update.values()), rel=1e-4)
@@ -101,6 +102,15 @@ def test_an_update_of_a_packed_base_is_measured_against_the_weights_in_it(tmp_pa
     assert list(diagnose(model).update.values()) == pytest.approx(list(diagnose(whole).update.values()), rel=0.02)
 
 
+@pytest.mark.parametrize(("size", "verdict"), [(0, "never trained"), (0.5, "trained")])
+def test_an_8_bit_base_is_examined_before_and_after_it_has_computed(size, verdict, tmp_path):
+    model, ids = set_b(get_peft_model(packed_in_8_bits(tmp_path), config()), size).eval(), torch.arange(8)[None]
+    assert diagnose(model).verdict == verdict
+    model(ids)
+    assert diagnose(model).verdict == verdict
+    model(ids)
+
+
 def test_the_update_is_what_the_merge_changes(tmp_path):
     for kind in ("plain", "rsLoRA", "DoRA", "embedding", "modules_to_save", "one parameter"):
         model, base = make(kind, tmp_path)
@@ -133,7 +143,8 @@ def test_a_part_that_did_not_move_or_is_no_number(kind, part, tmp_path):
     assert diagnose(model).verdict == "not a number"
     assert part.split("_delta")[0] in found(diagnose(model), "finite numbers").measured or kind == "modules_to_save"
     model.save_pretrained(tmp_path / "adapter")
-    assert diagnose(tmp_path / "adapter", base=base()).verdict == "not a number"
+    result = diagnose(tmp_path / "adapter", base=base())
+    assert result.verdict == "not a number" and found(result, "saved copy").ok  # the same no-numbers are no damage
 
 
 @pytest.mark.parametrize("rename", [lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
@@ -157,7 +168,10 @@ def test_what_does_not_begin_at_zero_is_called_neither_trained_nor_untrained(sta
     for layer in lora_layers(model).values():
         layer.lora_B["default"].weight.data += size * torch.randn_like(layer.lora_B["default"].weight)
     model.save_pretrained(tmp_path)
-    for result in (diagnose(model, base=base_model()), diagnose(tmp_path, base=base_model())):
+    base = base_model()
+    before = fingerprint(base)
+    for result in (diagnose(model, base=base), diagnose(tmp_path, base=base)):
+        assert fingerprint(base) == before, "PEFT has written into the base that was passed"
         assert result.verdict == "not examined" and "values of their own" in result.sentence and found(result, "answers differ").ok is None, result
     layer.lora_B["default"].weight.data[0] = float("inf")
     assert diagnose(model, saved=tmp_path).verdict == "not a number"
@@ -189,6 +203,9 @@ def test_new_tokens_need_a_larger_table(tmp_path):
     assert "also holds lm_head.weight; not examined" in str(diagnose(save(model, tmp_path / "adapter", "resized"), base=other))
     with pytest.raises(ValueError, match=r"resize_token_embeddings\(len\(tokenizer\)\) first"):
         diagnose(tmp_path / "adapter", base=base_model())
+    with pytest.raises(ValueError, match="the one it was trained on") as error:
+        diagnose(tmp_path / "adapter", base=base_model(hidden=16))
+    assert "resize_token_embeddings" not in str(error.value)
 
 
 # Where answers stop
