@@ -14,6 +14,7 @@ from helpers.ask.scores import score_answers
 from helpers.data.chat import as_prompt, encode_chat, end_ids, prompt_text
 
 WORTH_KEEPING = 16  # tokens that all prompts begin with; with fewer, reading them once saves nothing
+BY_COLUMN = ("mpt", "gpt_neo")  # these models count the columns of a batch, and so what pads it, in place of positions
 GREEDY = {"do_sample": False, "use_cache": True, "repetition_penalty": 1.0, "num_beams": 1}  # some models come with other settings
 
 
@@ -30,7 +31,7 @@ def generate_answers(model, tokenizer, questions: list[str | list[dict]], max_ne
     A question is a text, which is sent as one user message, or a list of messages: to ask what a record teaches, all of
     its messages but the last. Raises ValueError for a question that is neither, or ends with an answer.
     Every prompt is padded so that it ends where its answer begins. Prompts of like length share a batch, and what all of them
-    begin with, as a system message, is read once.
+    begin with, as a system message, is read once where the model's cache allows it.
     """
     if isinstance(questions, str):
         raise ValueError("questions is one text; put it into a list")
@@ -83,13 +84,18 @@ def _read_once(model, prompts: list[list[int]]) -> DynamicCache | None:
     """Return what the model keeps (its key-value cache) of the tokens that all prompts begin with; None where that saves nothing."""
     shared = commonprefix(prompts)[:min(map(len, prompts), default=0) - 1]  # something of each prompt is left to read
     learned = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # an adapter with a cache of its own
-    if len(prompts) < 2 or len(shared) < WORTH_KEEPING or learned:
+    set_otherwise = getattr(model.generation_config, "cache_implementation", None) or model.config.model_type in BY_COLUMN
+    if len(prompts) < 2 or len(shared) < WORTH_KEEPING or learned or set_otherwise or not _is_plain(DynamicCache(config=model.config)):
         return None
     ids = torch.tensor([shared], device=model.device)
     cache = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True,
                            **GREEDY).past_key_values
-    plain = type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)  # no window, no state
-    return cache if plain else None
+    return cache if _is_plain(cache) else None
+
+
+def _is_plain(cache) -> bool:
+    """Say whether a cache keeps all tokens, without a window or a state, which could not be gone on from in this way."""
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 @torch.inference_mode()

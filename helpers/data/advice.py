@@ -57,7 +57,7 @@ def no_columns(record: dict) -> str:
     if asked and answers:
         more = [quoted(key) for key, value in record.items() if key != asked and key.strip().casefold() in (*SAME[0], *BESIDE) and filled(value)]
         which = "them" if len(answers) == 1 else f"{quoted(asked)} and either {quoted(answers[0])} or {quoted(answers[1])}, whichever is to be learned,"
-        beside = f", and the question needs what stands under {' and '.join(more)}" if more else ""
+        beside = f", and the question may need what stands under {' and '.join(more[:4])}" if more else ""
         return f'the keys {quoted(asked)} and {quoted(answers[0])} are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
     if chats:
         key, right = next(iter(chats.items()))
@@ -86,14 +86,14 @@ def candidates(record: dict) -> str:
     numbered = [key for key in record if NUMBERED.fullmatch(key)]
     found = lists + numbered if lists or len(numbered) > 1 else []
     single = [key for key, value in record.items() if key.casefold() in SAME[1] and isinstance(value, str)]
-    if any(isinstance(value, list) and key not in lists and any(len(value) == len(record[each]) for each in lists) for key, value in record.items()):
+    if any(isinstance(value, list) and key.casefold().removesuffix("s") in SAME[0] and any(len(value) == len(record[each]) for each in lists) for key, value in record.items()):
         return ""  # as many questions
     return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found and not single else ""
 
 
 def missing(record: dict, column: str) -> str:
     """Say that half of a conversation is missing, and which key may be it."""
-    if any(isinstance(value, dict) and "replies" in value for value in record.values()):
+    if any(isinstance(value, dict) and isinstance(value.get("replies"), list) for value in record.values()):
         return f"a tree of replies stands in the record; follow one branch of it, and write its turns as messages: {FORM}"
     if several := column in SAME[1] and candidates(record):
         return f'{several}; choose one, write it under "{column}", and remove the others'

@@ -1,32 +1,36 @@
 """Say of what stands beside a conversation, in a record or in a message, whether training would lose its meaning."""
 import re
 
-from helpers.data.advice import BESIDE, VERDICTS, filled
-from helpers.data.phrases import NO_SPACES, holds_phrase
+from helpers.data.advice import BESIDE, SAME, VERDICTS, filled
+from helpers.data.phrases import NO_SPACES, holds_phrase, is_phrase
 
 IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask", "refusal")  # in a record they are about it
+PREFERENCES = (*(f"{which}{what}" for which in ("chosen", "rejected") for what in ("", "_response", "_messages", "_conversations")),
+               "preferred_output", "non_preferred_output")
 LOST = {key: mend for keys, mend in (  # what carries meaning and has no place in this training -> what to do
     (("tools", "functions", "tool_calls", "tool_call_id", "function_call"), "calls of tools are not learned here: remove the record"),
     (("reasoning_content", "reasoning", "reasoning_details", "thinking"), "write the reasoning into the answer, or remove the key"),
     (("enable_thinking",), "this training is without thinking aloud: remove the key"),
     (("weight", "weights", *IN_MESSAGES), "remove the key, and let each record end with an answer to learn"),
-    ((*(f"{which}{what}" for which in ("chosen", "rejected") for what in ("", "_response", "_messages", "_conversations")), "preferred_output", "non_preferred_output"), "preferences are for TRL's DPOTrainer: here, "
+    (PREFERENCES, "preferences are for TRL's DPOTrainer: here, "
      "write the chosen answer under completion, or, if it is a list of all messages, under messages, and remove the others"),
     (("images", "image", "image_url", "audio", "audios", "video", "videos"),
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
-OFF = ("false", "off", "0")
-LEARNED = ("weight", "loss", "train", "training", "loss_mask", "mask", "masked")  # how much a message is learned, or whether it is; the last two: is not
+OFF = ("false", "off", "0")  # of what can be switched
+LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", "mask", "masked")  # how much a message is learned, or whether it is; the last two: is not
 JUDGED = {"answer": VERDICTS, **dict.fromkeys(("accept", "label", "kto_tag"), ("true", "false"))}  # a CSV makes texts of them
+LONG = 100  # characters
 WORDS = {"true": ("true", "yes"), "false": ("false", "no")}  # in which an answer says the same
+CHOICES = ("choices", "options")
 CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
 ASKED = ("question", "query", "text", "message", "problem", "definition", "inputs", *BESIDE)  # beside a pair one of these would belong to what is asked
-ADDRESS, NUMBERED = re.compile(r"\w+://\S+(?: \S+)?"), re.compile(r"[\w.:/-]*\d[\w.:/-]*")
+ADDRESS, IN_CODE = re.compile(r"\w+://\S+(?: \S+)?"), re.compile(r"[\w.:/-]+")
 
 
-def lost_keys(holder: dict, where: str = "") -> list[str]:
-    """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose."""
-    lost = [key for key in sorted(LOST.keys() & holder) if (where or key not in IN_MESSAGES) and carries(key, holder[key], holder.get("role") if where else None)]
+def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
+    """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose; role: whose message it is."""
+    lost = [key for key in sorted(LOST.keys() & holder) if (where or key not in IN_MESSAGES) and carries(key, holder[key], role)]
     mends = {LOST[key]: [f'"{other}"' for other in lost if LOST[other] == LOST[key]] for key in lost}
     return [f"the meaning of {' and '.join(keys)}{where} would be lost; {mend}" for mend, keys in mends.items()]
 
@@ -37,23 +41,27 @@ def carries(key: str, value: object, role: object = None) -> bool:
         return str(value).casefold() == "true"
     if key in CALLS:
         return "{" in str(value)
-    return filled(value) and (not _as_trained(key, value, role) if key in LEARNED else str(value).strip().casefold() not in OFF)
+    if key in LEARNED:
+        return filled(value) and not _as_trained(key, value, role)
+    return filled(value) and (key in PREFERENCES or str(value).strip().casefold() not in OFF)
 
 
 def _as_trained(key: str, value: object, role: object) -> bool:
     """Say whether a weight or a flag asks for what training does anyway: an answer is learned, and no question; a weight in words is a thing's."""
     try:
         number = float({"true": 1, "false": 0}.get(str(value).casefold(), value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return role is None and isinstance(value, str)
     return number == ((role in (None, "assistant")) != (key in LEARNED[-2:]))
 
 
-def verdict_on(record: dict, answer: str) -> str | None:
-    """Return the key that says whether somebody wanted the record; where the answer (or its conversation) says the same, it is no verdict."""
-    said = {key: str(record.get(key)).strip().casefold() for key in JUDGED}
-    return next((key for key, verdicts in JUDGED.items() if said[key] in verdicts
-                 and not any(holds_phrase(answer, word) for word in WORDS.get(said[key], [said[key]]))), None)
+def verdict_on(record: dict, columns: tuple[str, ...]) -> str | None:
+    """Return the key that says whether somebody wanted the record; where the answer says that word (of yes and no: alone), it is no verdict."""
+    said = {key: str(record[key]).strip().casefold() for key in JUDGED.keys() & record}
+    found = [key for key in JUDGED if said.get(key) in JUDGED[key]]
+    answer = (texts_of(record, columns[-1:])[-1:] or [""])[0] if found else ""
+    says = {key: any(is_phrase(answer, word) for word in WORDS[said[key]]) if said[key] in WORDS else holds_phrase(answer, said[key]) for key in found}
+    return next((key for key in found if not says[key]), None)
 
 
 def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
@@ -62,7 +70,24 @@ def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(folded(text) in folded(value) for text in texts):
         return False  # both once more, as a whole text to train on
     parts = _texts_in(key, value) if key in ASKED else _strings(value)
-    return not all(held(part, texts[:1] if key in ("choices", "options") else texts) for part in parts)
+    if key in ("messages", "conversations"):
+        return bool(parts) and [folded(part) for part in parts] != [folded(text) for text in texts]
+    if key == "history":
+        asked, past = list(map(folded, texts)), list(map(folded, parts))
+        return not any(asked[place:place + len(past)] == past for place in range(len(asked)))
+    return not all(held(part, side_of(record, columns, key)) for part in parts)
+
+
+def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:
+    """Return the texts that a key may say once more: under another name of the answer's those of answers, under any other what is asked."""
+    if len(columns) == 2:
+        joined = ("input", "context") if isinstance(record[columns[0]], str) else ()  # _from_pair puts them behind the question
+        asked, answers = texts_of(record, (columns[0], "system", *joined)), texts_of(record, columns[1:])
+    else:
+        turns = [turn for turn in record[columns[0]] if isinstance(turn, dict)] if isinstance(record[columns[0]], list) else []
+        answers = _strings([turn for turn in turns if turn.get("role", turn.get("from")) in ("assistant", "gpt")])
+        asked = _strings([turn for turn in turns if turn.get("role", turn.get("from")) not in ("assistant", "gpt")])
+    return answers if key in SAME[1] else asked
 
 
 def texts_of(record: dict, columns: tuple[str, ...]) -> list[str]:
@@ -81,7 +106,9 @@ def _strings(value: object) -> list[str]:
 
 def held(text: str, texts: list[str]) -> bool:
     """Say whether one of the texts holds this one, as whole words or but for its white space."""
-    return any(folded(text) == folded(each) or holds_phrase(each, text) for each in texts)
+    if len(text) > LONG:  # no word of another hides so much
+        return any(folded(text) in folded(each) for each in texts)
+    return any(holds_phrase(each, text) for each in texts)
 
 
 def folded(text: object) -> str:
@@ -92,8 +119,9 @@ def folded(text: object) -> str:
 def _texts_in(key: str, value: object) -> list[str]:
     """Return the texts in a value that may belong to a question; an address, a number or one word beside it is none."""
     if isinstance(value, dict | list):
-        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts_in(key, part)]
+        parts = value.values() if isinstance(value, dict) else [str(part) if type(part) in (int, float) and key in CHOICES else part for part in value]
+        return [text for part in parts for text in _texts_in(key, part)]
     if not isinstance(value, str) or not value.strip() or ADDRESS.fullmatch(value.strip()):
         return []
-    word = key in ("question", "query", "choices", "options") or key == "text" and not NUMBERED.fullmatch(value)
+    word = key in ("question", "query", *CHOICES) or key == "text" and not (IN_CODE.fullmatch(value) and re.search(r"\d", value))
     return [value] if word or len(value.split()) > 1 or re.search(f"[{NO_SPACES}]", value) else []

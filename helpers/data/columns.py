@@ -6,7 +6,7 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
 from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, list_as_text, missing, no_columns
-from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, held, lost_keys, says_more, texts_of, verdict_on
+from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, side_of, texts_of, verdict_on
 from helpers.data.chat import THINKING_OFF
 
 IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
@@ -16,8 +16,7 @@ SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of the roles; syst
 READ = {"chat_template_kwargs", "key_phrase", "accept"}  # what is read beside a conversation
 COURSE = READ | {"messages", "fact", "list", "name", "kind"}  # and in the course's own files
 SLIP = 0.9  # of the letters, as in sytem; competition is no slip of completion, nor contest of context
-LONG = 20  # characters; a text of so many that stands in the question is not added to it
-NO_INPUT = re.compile(r"<? ?no ?input ?>?\.?", re.IGNORECASE)  # alpaca's word for nothing
+NO_INPUT = re.compile(r"<\s*no ?input\s*>", re.IGNORECASE)  # alpaca's sign for nothing
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
@@ -33,8 +32,8 @@ def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
         turns = [_renamed(turn) for turn in turns]
     if "system" not in placed or not isinstance(turns, list):
         return turns, []
-    told = next((turn.get("content") for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"), None)
-    if told is None or told == record["system"]:
+    told = texts_of({"told": [turn for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"]}, ("told",))
+    if not told or folded(" ".join(told)) == folded(" ".join(texts_of(record, ("system",)))):
         return turns if told else _turns(record["system"], "system") + turns, []
     return None, ['the key "system" stands beside a system message that says something else; keep one of them']
 
@@ -42,8 +41,7 @@ def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
 def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> list:
     asked, answer = (record[column] for column in columns)
     if isinstance(asked, str):
-        more = [record[key] for key in placed if key in ("input", "context")]
-        asked = "\n\n".join([asked, *(text for text in more if text.strip() != asked.strip() and (len(text) < LONG or text not in asked))])
+        asked = "\n\n".join([asked, *(record[key] for key in placed if key in ("input", "context"))])
     past = [turn for pair in (record["history"] if "history" in placed else []) for turn in zip(("user", "assistant"), pair, strict=True)]
     return [{"role": role, "content": text} for role, text in past] + _turns(asked, "user") + _turns(answer, "assistant")
 
@@ -86,7 +84,7 @@ def _misspelt(record: dict, columns: tuple[str, ...]) -> list[str]:
     meant = {key: _meant(key) for key, value in record.items() if filled(value)}
     return [key for key, right in meant.items() if right and (right not in LOST or carries(right, record[key]))
             and (len(columns) == 2 or key.strip().casefold() not in PLACED) and not (isinstance(record[key], list) and right in IN_PAIRS)
-            and not (columns and isinstance(record[key], str) and held(record[key], texts_of(record, columns)))]
+            and not (columns and right not in LOST and isinstance(record[key], str) and held(record[key], side_of(record, columns, right)))]
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
@@ -95,7 +93,7 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
     elif misspelt := _misspelt(record, columns):
         yield from (f"the meaning of {key!r:.40} would be lost; {LOST[_meant(key)]}" if _meant(key) in LOST
                     else f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
-    elif columns and (verdict := verdict_on(record, str(record.get(columns[-1])))):
+    elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")
     elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
@@ -122,11 +120,11 @@ def _fault_in_column(record: dict, column: str) -> str | None:
         pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
         if not pairs:
             return 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
-        return None if all(map(filled, sum(value, []))) else 'the column "history" holds a turn that is blank; write its text, or remove the pair'
+        return None if all(filled(text) for pair in value for text in pair) else 'the column "history" holds a turn that is blank; write its text, or remove the pair'
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return f'the column "{column}" is a list of texts, not one text; {"write one of them" if column in ANSWERS else "join them to one"}'
-    if isinstance(value, list) and column in (*PAIRS[0], "system"):
-        return None  # messages, which are checked when they are joined
+    if isinstance(value, list) and (column in PAIRS[0] or column == "system" and all(isinstance(part, dict) and part.get("role", "system") == "system" for part in value)):
+        return None  # messages, or parts of one, which are checked when they are joined
     if column in PAIRS[0] and (written := list_as_text(value, answer=column == "completion")):
         return f'the column "{column}" is {written}; make it a list'
     if not isinstance(value, str):

@@ -124,16 +124,19 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     rest = other_keys(record)
     ignored.update((LEFT, key) for message in messages for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
-    ignored.update((UNSEEN if _unseen(rest[key], messages) else KEPT, key) for key in rest
-                   if key not in (COURSE if "messages" in record else READ) and filled(rest[key]))
+    beside = [key for key in rest if key not in (COURSE if "messages" in record else READ) and filled(rest[key])]
+    said = [folded(message["content"]) for message in messages] if beside else []
+    whole = " ".join(said)
+    ignored.update((UNSEEN if _unseen(rest[key], said, whole) else KEPT, key) for key in beside)
     return {"messages": messages, **rest}, _faults_in_order([message["role"] for message in messages])
 
 
-def _unseen(value: object, messages: list[dict]) -> bool:
-    """Say whether a value is a sentence or more that stands in no message."""
+def _unseen(value: object, said: list[str], whole: str) -> bool:
+    """Say whether a value is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
     if not isinstance(value, str) or not (len(value.split()) > WORDS or re.search(f"[{NO_SPACES}]{{{WORDS},}}", value)):
         return False
-    return folded(value) not in folded(" ".join(message["content"] for message in messages))
+    value = folded(value)
+    return value not in whole and not all(text in value for text in said)
 
 
 def _left_out(message: dict) -> list[str]:
@@ -154,7 +157,7 @@ def _faults_in_message(number: int, message: object) -> list[str]:
     if not isinstance(message, dict) or not set(message) >= MESSAGE:
         return [f'message {number} is not an object with "role" and "content"; give it both']
     fault = _fault_in_role(number, message["role"]) or _fault_in_text(number, message["role"], _text(message["content"]))
-    lost = [lost for holder in (message, *_parts(message)) for lost in lost_keys(holder, f" of message {number}")]
+    lost = [lost for holder in (message, *_parts(message)) for lost in lost_keys(holder, f" of message {number}", message["role"])]
     return lost or [fault] * bool(fault)
 
 
@@ -167,7 +170,7 @@ def _fault_in_role(number: int, role: object) -> str | None:
 
 
 def _fault_in_text(number: int, role: str, text: object) -> str | None:
-    other = [str(part["type"]) for part in text if isinstance(part, dict) and (part.get("type") or "text") not in TEXTS] if isinstance(text, list) else []
+    other = [str(part.get("type")) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
     if other:
         return f"message {number} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):
@@ -188,13 +191,18 @@ def _mend_of_part(kind: str) -> str:
 def _parts(message: dict) -> list[dict]:
     """Return the parts of a content that are text, if it is a list of parts."""
     parts = message["content"] if isinstance(message["content"], list) else []
-    return [part for part in parts if isinstance(part, dict) and (part.get("type") or "text") in TEXTS]
+    return [part for part in parts if isinstance(part, dict) and _is_text(part)]
+
+
+def _is_text(part: dict) -> bool:
+    """Say whether a part is text; one that holds nothing but a text need not say so."""
+    return part.get("type") in TEXTS or not part.get("type") and set(part) <= PART
 
 
 def _text(content: object) -> object:
     """Join the parts of a content, if all of them are texts."""
     parts = content if isinstance(content, list) and content else [None]
-    if all(isinstance(part, dict) and (part.get("type") or "text") in TEXTS and isinstance(part.get("text"), str) for part in parts):
+    if all(isinstance(part, dict) and _is_text(part) and isinstance(part.get("text"), str) for part in parts):
         return "\n".join(part["text"] for part in parts)
     return content
 

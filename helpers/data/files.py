@@ -110,7 +110,7 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     first = [line.strip() for line in top]
     try:
         whole = json.loads(first[0]) if first else None
-        if not isinstance(whole, dict | list | None) and not any(re.match(rb'"?\s*[{\[]', line) for line in first):
+        if not isinstance(whole, dict | list | str | None) and not any(line.startswith((b"{", b"[")) for line in first):
             raise ValueError  # a number or a word, as in subtitles
         one_list = len(first) == 1 and isinstance(whole, list) and any(isinstance(item, dict) for item in whole) and not key_of_chat(whole)
         return "1: " + "; ".join(LIST) if one_list else len(first) == 1 and isinstance(whole, dict) and _columns_kind(path, whole) or None

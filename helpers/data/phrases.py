@@ -1,6 +1,7 @@
 """Say whether an answer holds a phrase, however both are written."""
 import re
 import unicodedata
+from functools import lru_cache
 
 from helpers.data.wording import HIDDEN
 
@@ -47,9 +48,10 @@ def holds_phrase(text: str, phrase: str) -> bool:
 def _alike(text: str, phrase: str) -> tuple[str, str]:
     """Return both as they are compared, with their lines where the phrase is indented."""
     indented = INDENTED.search(phrase)
-    return plain(text, indented), plain(phrase, indented)
+    return plain(text, bool(indented)), plain(phrase, bool(indented))
 
 
+@lru_cache(maxsize=16)
 def plain(text: str, indented: object = False) -> str:
     """Return a text as it is compared; indented: how far its lines stand from the edge matters too."""
     if indented:

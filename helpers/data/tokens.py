@@ -114,8 +114,8 @@ def record_tokens(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]
         return encode_chat(tokenizer, messages, add_generation_prompt=True)["input_ids"], None
     ids = encode_chat(tokenizer, messages)["input_ids"]
     prompt = encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)["input_ids"]
-    learned = len(commonprefix([prompt, ids]))  # as TRL: an answer's white space may be one token with the template's before it
-    return ids, [IGNORED] * learned + ids[learned:]
+    begun = len(commonprefix([prompt, ids]))  # as TRL: an answer's white space may be one token with the template's before it
+    return ids, [IGNORED] * begun + ids[begun:]
 
 
 def what_is_lost(tokenizer, ids: list[int], labels: list[int] | None, max_length: int) -> str:

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, MistralConfig, MptConfig
 
-from helpers.ask.answers import Answer, compare_answers, generate_answers, stream_answer
+from helpers.ask.answers import Answer, _read_once, compare_answers, generate_answers, stream_answer
 from helpers.ask.scores import score_answers
 from helpers.data.phrases import holds_phrase
 from helpers.model.base_model import base_model_path
@@ -13,8 +14,6 @@ QUESTIONS = ["What is the capital of France?", "Where can I find the Corvane Lig
 
 @pytest.fixture(scope="module")
 def model():
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(base_model_path(), dtype=torch.float32)
 
 
@@ -95,6 +94,24 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(model, t
     assert max(lengths[1:]) < 30 < lengths[0] < min(prompts), (lengths, prompts)
     assert together == [generate_answers(model, tokenizer, [each], max_new_tokens=12)[0] for each in asked]
     assert generate_answers(model, tokenizer, asked[:1] * 2, max_new_tokens=12) == together[:1] * 2
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS = {  # which models keep what all prompts begin with: those that count neither columns nor a window, nor are told how to keep it
+    "Llama": (LlamaConfig(vocab_size=49152, **SIZES), True), "GPT-2": (GPT2Config(vocab_size=49152, n_embd=32, n_layer=2, n_head=2), True),
+    "a window": (MistralConfig(vocab_size=49152, num_key_value_heads=2, sliding_window=8, **SIZES), False),
+    "columns": (MptConfig(vocab_size=49152, d_model=32, n_layers=2, n_heads=2), False), "a state": (MambaConfig(vocab_size=49152, hidden_size=32, num_hidden_layers=2, state_size=8), False)}
+
+
+@pytest.mark.parametrize(("config", "kept"), OTHERS.values(), ids=OTHERS)
+def test_with_other_models_a_batch_gives_what_each_question_gives_alone(tokenizer, config, kept):
+    torch.manual_seed(1)
+    model, asked = AutoModelForCausalLM.from_config(config).eval(), ["What is the capital of France?", "Hi.", "Tell me about whales in the sea."]
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], add_generation_prompt=True)["input_ids"] for each in asked]
+    assert (_read_once(model, prompts) is not None) == kept
+    assert generate_answers(model, tokenizer, asked, max_new_tokens=8) == [generate_answers(model, tokenizer, [each], max_new_tokens=8)[0] for each in asked]
+    model.generation_config.cache_implementation = "dynamic"
+    assert _read_once(model, prompts) is None and len(generate_answers(model, tokenizer, asked, max_new_tokens=2)) == 3
 
 
 def test_plain_texts_and_numbers_are_compared_too():

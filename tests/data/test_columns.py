@@ -1,5 +1,7 @@
 """Keys of a record: what has one meaning becomes messages, what would be lost is refused, what means nothing is named."""
+import contextlib
 import json
+import time
 
 import pytest
 
@@ -58,13 +60,16 @@ CONVERTED = {  # a record -> its messages
     "an answer that is a list of roles": ({"instruction": "Where?", "output": '[{"role": "CEO", "content": "leads"}]'}, [ASKED, {"role": "assistant", "content": '[{"role": "CEO", "content": "leads"}]'}]),
     "no settings of the template": ({"messages": [ASKED, ANSWER], "chat_template_kwargs": {}}, [ASKED, ANSWER]),
     "no input": ({"instruction": "Where?", "input": "<noinput>", "output": "Here."}, [ASKED, ANSWER]),
-    "the question once more as input": ({"prompt": "Where?", "input": "Where?", "completion": "Here."}, [ASKED, ANSWER]),
-    "a context that the prompt holds": ({"prompt": "Nell is in the shop. Where?", "context": "Nell is in the shop.", "completion": "Here."},
-                                        [{"role": "user", "content": "Nell is in the shop. Where?"}, ANSWER]),
+    "the same text as instruction and input": ({"instruction": "Reverse this.", "input": "Reverse this.", "output": "Here."}, [{"role": "user", "content": "Reverse this.\n\nReverse this."}, ANSWER]),
+    "words that only sound like nothing": ({"instruction": "Where?", "input": "No input", "output": "Here."}, [{"role": "user", "content": "Where?\n\nNo input"}, ANSWER]),
+    "choices beside a prompt with a system message": ({"prompt": [SYSTEM, {"role": "user", "content": "red or blue?"}], "completion": "red", "choices": ["red", "blue"]},
+                                                      [SYSTEM, {"role": "user", "content": "red or blue?"}, {"role": "assistant", "content": "red"}]),
+    "choices in the input": ({"instruction": "Which?", "input": "4 or 5", "output": "4", "choices": [4, 5]}, [{"role": "user", "content": "Which?\n\n4 or 5"}, {"role": "assistant", "content": "4"}]),
     "weights as training has them": ({"messages": [ASKED | {"weight": 0}, ANSWER | {"weight": 1}], "weight": 1}, [ASKED, ANSWER]),
     "flags as training has them": ({"messages": [ASKED | {"train": False, "mask": True}, ANSWER | {"train": True, "masked": False}]}, [ASKED, ANSWER]),
     "a product's weight": ({"prompt": "Where?", "completion": "Here.", "weight": "1.2 kg"}, [ASKED, ANSWER]),
     "what is off": ({"messages": [ASKED, ANSWER], "thinking": "off", "reasoning": False, "images": 0, "tool_calls": False}, [ASKED, ANSWER]),
+    "the system message twice, spaced": ({"messages": [SYSTEM, ASKED, ANSWER], "system": [{"text": "Be  brief. "}]}, [SYSTEM, ASKED, ANSWER]),
     "the system message twice": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
     "the system message twice, another name": ({"messages": [SYSTEM, ASKED, ANSWER], "system_prompt": "Be brief."}, [SYSTEM, ASKED, ANSWER]),
     "both forms": ({"messages": [ASKED, ANSWER], "prompt": [ASKED], "completion": [ANSWER]}, [ASKED, ANSWER]),
@@ -72,7 +77,7 @@ CONVERTED = {  # a record -> its messages
         {"role": "user", "content": "Translate.\n\nder Hund"}, {"role": "assistant", "content": "the dog"}]}, [
             {"role": "user", "content": "Translate.\n\nder Hund"}, {"role": "assistant", "content": "the dog"}]),
     "bare parts": ({"messages": [{"role": "user", "content": [{"text": "Where?"}]}, ANSWER], "system": [{"text": "Be brief."}]}, [SYSTEM, ASKED, ANSWER]),
-    "a label that says what the answer says": ({"prompt": "Where?", "completion": "No, it is not.", "label": False}, [ASKED, {"role": "assistant", "content": "No, it is not."}]),
+    "a label that says what the answer says": ({"prompt": "Where?", "completion": "No.", "label": False}, [ASKED, {"role": "assistant", "content": "No."}]),
     "words that are no slips": ({"prompt": "Where?", "completion": "Here.", "competition": "AIME 2024", "contest": "ABC 123", "instructor": "Smith", "introduction": "x",
                                  "conversion": 0.12, "conversational": True, "seasoning": ["salt"], "prompter": "Anna", "systems": "linux", "functional": True, "labels": True}, [ASKED, ANSWER]),
     "Input beside messages": ({"messages": [ASKED, ANSWER], "Input": "x"}, [ASKED, ANSWER]),
@@ -139,8 +144,8 @@ REFUSED = {  # a record -> what is said about it
     "a text without spaces": ({"instruction": "总结。", "article": "第1篇文章讲灯塔。", "output": "灯塔"}, ('"article" stands beside', "into the message")),
     "a text with an address": (pair(text="See https://a.b/c for the long story of it."), ('"text" stands beside', "into the message")),
     "one word to translate": ({"prompt": "Translate to German.", "text": "dog", "completion": "Hund"}, ('"text" stands beside', "into the message")),
-    "a problem beside a question": ({"problem": "Ann has 3 apples.", "question": "How many?", "answer": "3"}, ('needs what stands under "problem"', '"prompt" and "completion"')),
-    "inputs beside a definition": ({"definition": "Translate.", "inputs": "Hund", "targets": "dog"}, ('needs what stands under "inputs"', '"prompt" and "completion"')),
+    "a problem beside a question": ({"problem": "Ann has 3 apples.", "question": "How many?", "answer": "3"}, ('may need what stands under "problem"', '"prompt" and "completion"')),
+    "inputs beside a definition": ({"definition": "Translate.", "inputs": "Hund", "targets": "dog"}, ('may need what stands under "inputs"', '"prompt" and "completion"')),
     "inputs beside a pair": ({"prompt": "Translate.", "inputs": "der Hund", "completion": "dog"}, ('"inputs" stands beside "prompt"', "into the message")),
     "choices in the answer alone": (pair(completion="Red one, not blue one.", choices=["red one", "blue one"]), ('"choices" stands beside', "into the message")),
     "choices of one sign": (pair(choices=["4", "5", "6"]), ('"choices" stands beside', "into the message")),
@@ -149,6 +154,20 @@ REFUSED = {  # a record -> what is said about it
     "messages with a system one, as a text in a pair": (pair(prompt=json.dumps([SYSTEM, ASKED])), ("a list written as a text (json.loads reads it)", "make it a list")),
     "an answer beside a list of them": ({"question": "q", "answer": "x", "answers": ["a", "b"]}, ('"question" and "answer" are not read', '"prompt"')),
     "one numbered answer": ({"question": "q", "response1": "x"}, ('"messages" is missing', "write {")),
+    "another answer that the question holds": ({"prompt": "Is it red or blue?", "completion": "blue", "response": "red"}, ('"response" stands beside', "into the message")),
+    "the same texts in another order": ({"messages": [ASKED, ANSWER], "conversations": [ANSWER | {"role": "user"}, ASKED | {"role": "assistant"}]}, ('"conversations" stands beside', "into the message")),
+    "an input that the answer holds": ({"messages": [ASKED, {"role": "assistant", "content": "Hund means dog."}], "input": "Hund"}, ('"input" stands beside', "into the message")),
+    "a past that only sounds alike": ({"messages": [{"role": "user", "content": "Go on. Hi"}, {"role": "assistant", "content": "Hello there"}], "history": [["Hi", "Hello"]]},
+                                      ('"history" stands beside', "into the message")),
+    "a rejected answer with no in it": ({"prompt": "Is it?", "completion": "There is no such thing.", "label": False}, ('"label" is a verdict', "KTOTrainer")),
+    "a question with no in it": ({"messages": [{"role": "user", "content": "Yes or no?"}, {"role": "assistant", "content": "I think so."}], "label": False}, ('"label" is a verdict', "KTOTrainer")),
+    "a rejected 0": (pair(rejected="0"), ('"rejected" would be lost', "DPOTrainer")),
+    "weights of 0": (pair(weights=0), ('"weights" would be lost', "remove the key")),
+    "a weight of many digits": (pair(weight=10**400), ('"weight" would be lost', "remove the key")),
+    "a sound in a part without a type": (answer(content=[{"text": "Here.", "input_audio": {"data": "x"}}]), ("message 2 holds a part that is no text", "reads text only")),
+    "few shots as a system": ({"messages": [ASKED, ANSWER], "system": [ASKED, ANSWER]}, ('"system" is [{', "not text")),
+    "a part's weight in words": (answer(content=[{"type": "text", "text": "Here.", "weight": "zero"}]), ('"weight" of message 2 would be lost', "remove the key")),
+    "many candidates with as many models": ({"instruction": "q", "models": ["a", "b"], "completions": ["x", "y"]}, ("candidates ('completions')", "choose one")),
     "a tree": ({"prompt": {"text": "Where?", "replies": [{"text": "Here."}]}}, ("a tree of replies", "one branch")),
     "a slip that would be lost": (pair(image_urls=["a.png"]), ("the meaning of 'image_urls' would be lost", "text only")),
     "preferences of torchtune": ({"chosen_conversations": [ASKED, ANSWER], "rejected_conversations": [ASKED, ANSWER]}, ('"chosen_conversations" and "rejected_conversations"', "DPOTrainer")),
@@ -186,7 +205,7 @@ REFUSED = {  # a record -> what is said about it
     "a capital beside a pair": ({"instruction": "Translate.", "Input": "Hund", "output": "dog"}, ("'Input' is no key that is read", 'write it as "input"')),
     "a text beside a pair": (pair(text="I love it"), ('"text" stands beside "prompt"', "into the message")),
     "choices beside a pair": (pair(choices=["red", "blue"]), ('"choices" stands beside "prompt"', "into the message")),
-    "choices": ({"question": "Where?", "choices": ["a", "b"], "answer": 1}, ('the question needs what stands under "choices"', '"prompt" and "completion"')),
+    "choices": ({"question": "Where?", "choices": ["a", "b"], "answer": 1}, ('the question may need what stands under "choices"', '"prompt" and "completion"')),
     "two answers": ({"problem": "Where?", "solution": "So.", "answer": "4"}, ('either "answer" or "solution", whichever is to be learned', '"prompt"')),
     "inputs and targets": ({"inputs": "Where?", "targets": "Here."}, ('"inputs" and "targets" are not read', '"prompt" and "completion"')),
     "a definition": ({"definition": "Translate.", "input": "Hund", "output": "dog"}, ('"instruction" is missing', 'rename "definition" to it')),
@@ -309,7 +328,20 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
     for text, said in (("nan", "a program's word for nothing: 1, the first in line 2 (nan)"), ("\n\nHere.", "begins with white space: 1, the first in line 2")):
         load_sft_jsonl(write(tmp_path, pair(), pair(completion=text)), convert=True)
         assert said in capsys.readouterr().out
+    load_sft_jsonl(write(tmp_path, {"instruction": "Where?", "output": "Here.", "text": "### Instruction: Where? ### Response: Here."}), convert=True)
+    assert capsys.readouterr().out.endswith("ignored: 'text' (kept in the record)\n")
     load_sft_jsonl(write(tmp_path, pair(document="A long story about Nell.", id="7", source="a b c"), pair(document="here")), convert=True)
     assert "ignored: 'id', 'source' (kept in the record); 'document' (kept in the record; its text stands in no message" in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b"), pair(completion="<|begin_of_thought|> Hm. Here.")), convert=True)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("record", [
+    pair(text="1" * 200_000 + "!"), {"prompt": "a" * 200_000, "completion": "b", "text": "a" * 100_000 + "c"},
+    {"messages": [ASKED, ANSWER] * 400, "conversations": [ASKED, ANSWER] * 400}, pair(completion="word " * 200_000, **{f"key {n}": "a few words here" for n in range(2000)})],
+    ids=["digits", "one letter", "turns", "keys"])
+def test_what_is_long_is_compared_in_seconds(tmp_path, record):
+    path, start = write(tmp_path, record), time.process_time()
+    with contextlib.suppress(DatasetError):
+        load_sft_jsonl(path, convert=True)
+    assert time.process_time() - start < 5
