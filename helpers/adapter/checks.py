@@ -10,23 +10,22 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from helpers import first_line
 from helpers.adapter.effect import check_effect, not_examined
 from helpers.adapter.faults import Check, check
-from helpers.adapter.state import FROM_ZERO, adapter_tensors, as_saved, holds, lora_layers, read_tensors, update_sizes
+from helpers.adapter.state import FROM_ZERO, adapter_tensors, as_saved, holds, lora_layers, update_sizes
 from helpers.adapter.stopping import check_stop
 from helpers.model.weights import base_dtype, base_hash, plain_name
 from helpers.training.saving import read_record, supervised_tokens
 
 LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
-HEADED = re.compile("Classification|QuestionAnswering|MultipleChoice")  # models of which each load draws the numbers of the head anew
+HEADED = re.compile("Classification|QuestionAnswering|MultipleChoice")  # models of which most bases have no head, so that each load draws another
 SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
-def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None, base, loaded: bool) -> tuple[list[Check], dict[str, float]]:
+def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None, in_file: dict, base, loaded: bool) -> tuple[list[Check], dict[str, float]]:
     """Run every check on a PeftModel, a copy that is of no use afterwards; return them, and the size of each part's update.
 
-    The parameters are those of diagnose_adapter; saved is a folder that holds an adapter, or None; loaded: the model was loaded from it.
+    The parameters are those of diagnose_adapter; saved is a folder that holds an adapter, in_file what its file holds, or None; loaded: the model was loaded from it.
     """
-    record, in_file = (read_record(saved), read_tensors(saved)) if saved else (None, {})
-    stored = as_saved(model, in_file)
+    record, stored = read_record(saved) if saved else None, as_saved(model, in_file)
     active = [name for name in model.active_adapters if name in model.peft_config] or list(model.peft_config)
     parts = {name: tensor for adapter in active for name, tensor in adapter_tensors(model, adapter_name=adapter).items()}
     other, update = _other(model, parts | stored, base), update_sizes(model, active)
@@ -35,15 +34,14 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     numbers = parts | {f"file {name}": tensor for name, tensor in stored.items()} | scales
     settings = [model.peft_config[name] for name in active]
     from_zero, headed = all(one.init_lora_weights in FROM_ZERO for one in settings), bool(HEADED.search(type(model.get_base_model()).__name__))
-    drawn = headed and (loaded or all(one.inference_mode for one in settings))  # the saved head would be compared with another than it began as
-    judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if drawn else update
+    judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if headed else update  # a head is compared with another than it began as
     known = from_zero and not (other or headed or any(one.layer_replication for one in settings))
     checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(judged, parts, other, from_zero),
               _check_base(model, record, None if loaded else base, known),
               _check_switch(layers, active), *_check_training(trainer, record)]
     checks += [check("other parts", None, f"this adapter also holds {', '.join(other)}; not examined")] if other else []
-    checks += [check("head", None, "not examined: each load of this base draws a head of its own")] if drawn else []
-    checks += _check_saved(model, stored, saved, active, stored.keys() != in_file.keys()) if saved else []
+    checks += [check("head", None, "not examined: for most such bases each load draws another")] if headed else []
+    checks += _check_saved(model, stored, saved, active, len(stored) < len(in_file)) if saved else []
     stop = check_stop(model, tokenizer, saved, base)
     return [*checks, *_effect(model, active, tokenizer, questions, from_zero, bool(saved)), stop], update
 
@@ -55,7 +53,7 @@ def _effect(model, active: list[str], *how) -> list[Check]:
     try:
         return check_effect(model, *how)
     except Exception as error:  # there is no list of what a forward raises
-        return not_examined(f"with this adapter the model can't compute ({type(error).__name__}: {first_line(error):.150})")
+        return not_examined(f"computing failed ({type(error).__name__}: {first_line(error):.150})")
 
 
 def _no_effect(model, active: list[str]) -> str:
@@ -137,10 +135,10 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
     return [check("steps", steps > 0, f"{steps:,} taken"), check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")]
 
 
-def _check_saved(model, stored: dict, folder: Path, active: list[str], renamed: bool) -> list[Check]:
+def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: bool) -> list[Check]:
     """See whether the file's tensors have a place each, compare them with those in memory, and say whose they are.
 
-    renamed: PEFT gave them other names on loading, and perhaps other ranks, which the saved settings do not show.
+    joined: on loading PEFT made one of several, with another rank, which the saved settings do not show.
     """
     weights, places = model.state_dict(), {name: adapter_tensors(model, adapter_name=name) for name in model.peft_config}
     for name in places:
@@ -153,21 +151,17 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], renamed: 
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
     scaling = all(getattr(saved, key, None) == getattr(here, key, None) for key in SCALING)
-    total, whole = len(place | stored), (scaling or renamed) and same == len(place)
-    rounded = {str(_coarser(stored[key], place[key])).removeprefix("torch.") for key in place.keys() & stored.keys() if stored[key].dtype != place[key].dtype}
-    measured = f"{same} of {total} matrices equal{', rounded to ' * bool(rounded)}{', '.join(sorted(rounded))}, " \
-               f"rank and alpha {'equal' if scaling else 'not examined: PEFT renames what is in the file' if renamed else 'different'}"
+    total, whole = len(place | stored), (scaling or joined) and same == len(place)
+    formats = sorted({str(tensor.dtype)[6:] for key in place.keys() & stored.keys() for tensor in (place[key], stored[key])})
+    rounded = f" but for rounding ({' and '.join(formats)})" * (len(formats) > 1)
+    measured = f"{same} of {total} matrices equal{rounded}, " \
+               f"rank and alpha {'equal' if scaling else 'not examined: PEFT joins matrices of this file' if joined else 'different'}"
     return [check("file fits", fits, filled),
             check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
             check("saved copy", (scaling or None) if whole and not lost else False, measured)]
 
 
-def _coarser(one: torch.Tensor, other: torch.Tensor) -> torch.dtype:
-    """Return the number format with fewer digits; that of the second if the first is none for fractions."""
-    return max(other, one, key=lambda tensor: torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0).dtype
-
-
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Say whether both hold the same numbers, as far as the coarser format goes; what is no number is the same as another such."""
-    one, other = (tensor.to(_coarser(one, other)).float() for tensor in (one, other))
+    """Say whether both hold the same numbers, as far as the number formats of both go; what is no number is the same as another such."""
+    one, other = (tensor.to(one.dtype).to(other.dtype).float() for tensor in (one, other))
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

@@ -12,7 +12,7 @@ from peft import PeftConfig, PeftModel
 
 from helpers.adapter.checks import examine
 from helpers.adapter.faults import FAULTS
-from helpers.adapter.state import copy_of, lora_layers, only_lora, read_tensors, written_by
+from helpers.adapter.state import FROM_ZERO, copy_of, lora_layers, only_lora, read_tensors
 from helpers.adapter.stopping import kept_settings
 from helpers.findings import Check, sign, table
 from helpers.model.weights import plain_name
@@ -59,7 +59,8 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     without it they come from the record beside the adapter. saved: folder of the adapter, to compare the copy, a merged
     model, and where answers stop, with those in memory. base: beside a PeftModel, a fresh copy of its base, to see that the
     base weights are untouched. Nothing that is passed in is changed: all is done on a copy that shares the memory of the
-    weights. Raises ValueError, in one sentence, if this is no LoRA adapter, if it is merged, or if its files can't be read.
+    weights. Raises ValueError, in one sentence, if this is no LoRA adapter, if it is merged, if its files can't be read, or if it can't
+    be copied or measured here.
     """
     if isinstance(questions, str):
         raise ValueError("questions is one text; put it into a list")
@@ -70,48 +71,46 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     for name, model in (("base", base), ("the adapter's model", adapter)):
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
-    if loaded := isinstance(adapter, (str, Path)):
-        saved = adapter_folder(adapter)
-        if base is None:
-            raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
-        model = _load(base, saved)
-    else:
+    loaded = isinstance(adapter, (str, Path))
+    saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None
+    if loaded and base is None:
+        raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
+    if not loaded:
         lora_layers(adapter)  # a sentence if there are none
-        saved = saved and adapter_folder(saved)
+    tensors = read_tensors(saved) if saved else {}
+    if loaded:
+        model = _load(base, saved, tensors)
+    else:
         with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
             model = copy_of(adapter)
-    with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare", ValueError):
-        return _conclude(*examine(model, tokenizer, list(questions), trainer, saved, base, loaded))
+    lora_layers(model)
+    with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare"):
+        return _conclude(*examine(model, tokenizer, list(questions), trainer, saved, tensors, base, loaded))
 
 
-def _load(base, folder: Path) -> PeftModel:
-    """Load an adapter onto a copy of the base, with the ends of an answer that are kept beside it."""
-    tensors = read_tensors(folder)
+def _load(base, folder: Path, tensors: dict) -> PeftModel:
+    """Load an adapter onto a copy of the base, with the ends of an answer that are kept beside it; tensors: what its file holds."""
     failed = f"{folder}: the adapter does not load onto this base model; is it the one it was trained on, and are the files whole?"
-    with _in_one_sentence(failed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PEFT warns of, keys that do not fit, is a check here
+    with _in_one_sentence(failed):
         config = PeftConfig.from_pretrained(str(folder))
     only_lora(config, f"{folder}: this adapter")
-    with _in_one_sentence(failed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        own = copy_of(base, written={plain_name(name) for name in tensors} | written_by(config, base))  # the file may hold tables of the base
+    with _in_one_sentence(failed), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
+        changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
+        own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
         if settings := kept_settings(folder):
             own.generation_config = settings
         return PeftModel.from_pretrained(own, str(folder))
 
 
 @contextmanager
-def _in_one_sentence(failed: str, own: type[Exception] | tuple = ()):
-    """Say in one sentence whatever PEFT, PyTorch or a packed base raises, of which there is no list; `own` is one already."""
+def _in_one_sentence(failed: str):
+    """Say in one sentence whatever PEFT, PyTorch or a packed base raises, of which there is no list."""
     try:
         yield
-    except own:
-        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1].strip():.300}"
-        wrong = [line for line in str(error).splitlines() if "size mismatch" in line]
-        tables = wrong and all(re.search("embed|wte|lm_head", line) for line in wrong)
-        hint = " With new tokens, call base.resize_token_embeddings(len(tokenizer)) first." if tables else ""
+        wrong = re.findall("size mismatch.*", str(error))
+        hint = " With new tokens, call base.resize_token_embeddings(len(tokenizer)) first." if wrong and all(re.search("embed|wte|lm_head", line) for line in wrong) else ""
         raise ValueError(f"{failed}{hint} ({reason})") from error
 
 

@@ -1,4 +1,5 @@
 """Look at what an adapter holds, and at how far it moved, on a copy that shares the memory of the model's weights."""
+import contextlib
 import copy
 import functools
 from collections import OrderedDict
@@ -8,7 +9,6 @@ from pickle import UnpicklingError
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
@@ -59,14 +59,6 @@ def copy_of(model, written=()):
     return made
 
 
-def written_by(config: PeftConfig, base) -> set[str]:
-    """Return the base weights that PEFT may write into when it makes this adapter: those below one that does not begin at zero."""
-    if getattr(config, "init_lora_weights", True) in FROM_ZERO:
-        return set()
-    anywhere = config.layer_replication or not config.target_modules
-    return {f"{plain_name(name)}.weight" for name, _ in base.named_modules() if anywhere or check_target_module_exists(config, name)}
-
-
 def holds(layer: LoraLayer, adapters) -> list[str]:
     """Return which of the adapters have a part in this layer."""
     return [name for name in adapters if name in layer.lora_A or name in layer.lora_embedding_A]
@@ -75,7 +67,7 @@ def holds(layer: LoraLayer, adapters) -> list[str]:
 def relative_update(layer: LoraLayer, adapters) -> float:
     """Return the Frobenius norm of the change that these adapters make to a weight, over the norm of the weight unless that is 0."""
     parameters = layer.get_base_layer()._parameters
-    packed = dict(parameters)  # in place of an 8-bit one PEFT puts another, with which a model that has computed once no longer does
+    packed = dict(parameters)  # PEFT puts a new weight in place of an 8-bit one; a layer that has computed once fails with the new one
     weight = (layer.get_param() if hasattr(layer, "get_param") else dequantize_module_weight(layer.get_base_layer())).detach()
     change = torch.zeros_like(weight, dtype=torch.float32)
     for name in holds(layer, adapters):
@@ -111,18 +103,15 @@ def as_saved(model, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
     What it would not load keeps its name. Nothing is loaded: only what PEFT would hand to load_state_dict is looked at.
     """
+    weights = model.state_dict()
     for name in model.peft_config:
         taken = {}
         model.load_state_dict = lambda state, taken=taken, **_: taken.update(state)
-        try:
+        with contextlib.suppress(LookupError, ValueError, RuntimeError):  # a part is missing, so that PEFT does not load it at all
             set_peft_model_state_dict(model, tensors, name)
-            known = adapter_tensors(model, adapter_name=name, state_dict={key: taken[key] for key in taken.keys() & model.state_dict().keys()})
-        except (LookupError, ValueError, RuntimeError):  # a part is missing, so that PEFT does not load it at all
-            continue
-        finally:
-            del model.load_state_dict
-        placed = {id(tensor) for tensor in known.values()}
-        tensors = known | {key: tensor for key, tensor in taken.items() if id(tensor) not in placed}
+        del model.load_state_dict
+        saved = {id(weight): key for key, weight in adapter_tensors(model, adapter_name=name, state_dict=weights).items()}
+        tensors = {saved.get(id(weights.get(key)), key): tensor for key, tensor in taken.items()} or tensors
     return tensors
 
 

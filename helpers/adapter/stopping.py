@@ -12,11 +12,9 @@ from helpers.training.saving import GENERATION_FILE
 def check_stop(model, tokenizer, saved: Path | None, base) -> Check:
     """Compare the chat template's end with the ends that stop answers now, and with those that will after reloading."""
     end = _turn_end(tokenizer)
-    if end is None:
-        return check("stops", None, "no tokenizer, or its chat template ends an answer with no token of its own")
     settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return check("stops", None, "not examined: this model has no generation_config")
+    if end is None or settings is None:
+        return check("stops", None, "no tokenizer, its chat template ends an answer with no token of its own, or the model has no generation_config")
     sign, now = f'"{tokenizer.decode([end])}"', end_ids(settings)
     kept = end_ids(kept_settings(saved)) if saved and (saved / GENERATION_FILE).is_file() else None  # else transformers looks into config.json
     first = kept_settings(model.get_base_model().name_or_path) if base is None else getattr(base, "generation_config", None)

@@ -40,7 +40,7 @@ def trained_model(size=0.5, seed=0):
 class Tokenizer:
     """Stands in for a tokenizer: a character is a token."""
 
-    padding_side, pad_token_id = "right", 1
+    pad_token_id = 1
 
     def apply_chat_template(self, chats, return_tensors=None, **_):
         rows = [[2 + ord(letter) % 60 for letter in chat[0]["content"]] for chat in (chats if isinstance(chats[0], list) else [chats])]

@@ -177,6 +177,22 @@ def test_what_does_not_begin_at_zero_is_called_neither_trained_nor_untrained(sta
     assert diagnose(model, saved=tmp_path).verdict == "not a number"
 
 
+@pytest.mark.parametrize("modules", [["lm_head"], "all-linear"])
+def test_a_start_that_writes_into_a_tied_base_leaves_the_one_that_was_passed(modules, tmp_path):
+    get_peft_model(base_model(tied=True), config(init_lora_weights="olora", target_modules=modules)).save_pretrained(tmp_path)
+    base = base_model(tied=True)
+    before = fingerprint(base)
+    assert diagnose(tmp_path, base=base).verdict == "not examined" and fingerprint(base) == before
+
+
+def test_an_embedding_alone_is_not_judged_by_tokens_that_nobody_asked_for():
+    model = get_peft_model(base_model(), config(target_modules=["embed_tokens"]))
+    for layer in lora_layers(model).values():  # as training leaves it: tokens that were not seen have no part of their own
+        layer.lora_embedding_A["default"].data[:, 20:30] = 0.5
+        layer.lora_embedding_B["default"].data += 0.5
+    assert diagnose_adapter(model).verdict == "not asked"
+
+
 def test_another_active_adapter_is_no_damaged_copy(tmp_path):
     model, _ = make("two adapters", tmp_path)
     model.save_pretrained(tmp_path)  # "default" here, "second" in a folder of its own
