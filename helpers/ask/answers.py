@@ -84,8 +84,8 @@ def _read_once(model, prompts: list[list[int]]) -> DynamicCache | None:
     """Return what the model keeps (its key-value cache) of the tokens that all prompts begin with; None where that saves nothing."""
     shared = commonprefix(prompts)[:min(map(len, prompts), default=0) - 1]  # something of each prompt is left to read
     learned = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # an adapter with a cache of its own
-    set_otherwise = getattr(model.generation_config, "cache_implementation", None) or model.config.model_type in BY_COLUMN
-    if len(prompts) < 2 or len(shared) < WORTH_KEEPING or learned or set_otherwise or not _is_plain(DynamicCache(config=model.config)):
+    unfit = getattr(model.generation_config, "cache_implementation", None) or model.config.model_type in BY_COLUMN
+    if len(prompts) < 2 or len(shared) < WORTH_KEEPING or learned or unfit or not _is_plain(DynamicCache(config=model.config)):
         return None
     ids = torch.tensor([shared], device=model.device)
     cache = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True,
@@ -94,7 +94,7 @@ def _read_once(model, prompts: list[list[int]]) -> DynamicCache | None:
 
 
 def _is_plain(cache) -> bool:
-    """Say whether a cache keeps all tokens, without a window or a state, which could not be gone on from in this way."""
+    """Say whether a cache keeps all tokens; a window or a state can't be continued from the middle of a prompt."""
     return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 

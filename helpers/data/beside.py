@@ -18,7 +18,8 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 OFF = ("false", "off", "0")  # of what can be switched
-LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", "mask", "masked")  # how much a message is learned, or whether it is; the last two: is not
+MASKS = ("mask", "masked")  # whether a message is not learned
+LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", *MASKS)  # and how much it is, or whether
 JUDGED = {"answer": VERDICTS, **dict.fromkeys(("accept", "label", "kto_tag"), ("true", "false"))}  # a CSV makes texts of them
 LONG = 100  # characters
 WORDS = {"true": ("true", "yes"), "false": ("false", "no")}  # in which an answer says the same
@@ -52,16 +53,15 @@ def _as_trained(key: str, value: object, role: object) -> bool:
         number = float({"true": 1, "false": 0}.get(str(value).casefold(), value))
     except (TypeError, ValueError, OverflowError):
         return role is None and isinstance(value, str)
-    return number == ((role in (None, "assistant")) != (key in LEARNED[-2:]))
+    return number == ((role in (None, "assistant")) != (key in MASKS))
 
 
 def verdict_on(record: dict, columns: tuple[str, ...]) -> str | None:
     """Return the key that says whether somebody wanted the record; where the answer says that word (of yes and no: alone), it is no verdict."""
-    said = {key: str(record[key]).strip().casefold() for key in JUDGED.keys() & record}
-    found = [key for key in JUDGED if said.get(key) in JUDGED[key]]
-    answer = (texts_of(record, columns[-1:])[-1:] or [""])[0] if found else ""
-    says = {key: any(is_phrase(answer, word) for word in WORDS[said[key]]) if said[key] in WORDS else holds_phrase(answer, said[key]) for key in found}
-    return next((key for key in found if not says[key]), None)
+    said = {key: word for key in JUDGED if key in record and (word := str(record[key]).strip().casefold()) in JUDGED[key]}
+    answer = (texts_of(record, columns[-1:])[-1:] or [""])[0] if said else ""
+    return next((key for key, word in said.items()
+                 if not (any(is_phrase(answer, each) for each in WORDS[word]) if word in WORDS else holds_phrase(answer, word))), None)
 
 
 def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
@@ -69,13 +69,14 @@ def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
     value, texts = record[key], texts_of(record, columns)
     if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(folded(text) in folded(value) for text in texts):
         return False  # both once more, as a whole text to train on
-    parts = _texts_in(key, value) if key in ASKED else _strings(value)
+    parts = _texts_in(key, value) if key in ASKED else strings(value)
     if key in ("messages", "conversations"):
         return bool(parts) and [folded(part) for part in parts] != [folded(text) for text in texts]
     if key == "history":
         asked, past = list(map(folded, texts)), list(map(folded, parts))
         return not any(asked[place:place + len(past)] == past for place in range(len(asked)))
-    return not all(held(part, side_of(record, columns, key)) for part in parts)
+    side = side_of(record, columns, key)
+    return not all(held(part, side) for part in parts)
 
 
 def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:
@@ -84,23 +85,23 @@ def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:
         joined = ("input", "context") if isinstance(record[columns[0]], str) else ()  # _from_pair puts them behind the question
         asked, answers = texts_of(record, (columns[0], "system", *joined)), texts_of(record, columns[1:])
     else:
-        turns = [turn for turn in record[columns[0]] if isinstance(turn, dict)] if isinstance(record[columns[0]], list) else []
-        answers = _strings([turn for turn in turns if turn.get("role", turn.get("from")) in ("assistant", "gpt")])
-        asked = _strings([turn for turn in turns if turn.get("role", turn.get("from")) not in ("assistant", "gpt")])
+        turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
+        answers, asked = (strings([turn for turn in turns if isinstance(turn, dict) and (turn.get("role", turn.get("from")) in ("assistant", "gpt")) == said])
+                          for said in (True, False))
     return answers if key in SAME[1] else asked
 
 
 def texts_of(record: dict, columns: tuple[str, ...]) -> list[str]:
     """Return the texts of the conversation that stands in these columns."""
-    return [text for column in columns for text in _strings(record.get(column))]
+    return [text for column in columns for text in strings(record.get(column))]
 
 
-def _strings(value: object) -> list[str]:
+def strings(value: object) -> list[str]:
     """Return the texts in a value: of a message its content, of anything else all that says something."""
     if isinstance(value, dict):
         value = [value[key] for key in ("content", "value", "text") if key in value] or list(value.values())
     if isinstance(value, list):
-        return [text for each in value for text in _strings(each)]
+        return [text for each in value for text in strings(each)]
     return [str(value)] if filled(value) else []
 
 

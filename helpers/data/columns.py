@@ -6,7 +6,7 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
 from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, list_as_text, missing, no_columns
-from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, side_of, texts_of, verdict_on
+from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, side_of, strings, verdict_on
 from helpers.data.chat import THINKING_OFF
 
 IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
@@ -32,8 +32,8 @@ def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
         turns = [_renamed(turn) for turn in turns]
     if "system" not in placed or not isinstance(turns, list):
         return turns, []
-    told = texts_of({"told": [turn for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"]}, ("told",))
-    if not told or folded(" ".join(told)) == folded(" ".join(texts_of(record, ("system",)))):
+    told = strings([turn for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"])
+    if not told or folded(" ".join(told)) == folded(" ".join(strings(record["system"]))):
         return turns if told else _turns(record["system"], "system") + turns, []
     return None, ['the key "system" stands beside a system message that says something else; keep one of them']
 

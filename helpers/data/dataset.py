@@ -18,7 +18,7 @@ RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatg
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
 PART = {"type", "text"}  # the keys of a part that are read
-WORDS = 3  # a text of more is a sentence
+SENTENCE = 3  # words; a text of more is one
 SHOWN = 3  # faults of one sort that are listed
 
 
@@ -133,7 +133,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
 
 def _unseen(value: object, said: list[str], whole: str) -> bool:
     """Say whether a value is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
-    if not isinstance(value, str) or not (len(value.split()) > WORDS or re.search(f"[{NO_SPACES}]{{{WORDS},}}", value)):
+    if not isinstance(value, str) or not (len(value.split()) > SENTENCE or re.search(f"[{NO_SPACES}]{{{SENTENCE},}}", value)):
         return False
     value = folded(value)
     return value not in whole and not all(text in value for text in said)

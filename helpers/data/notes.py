@@ -7,14 +7,15 @@ from helpers.data.wording import beginnings, reply_places
 
 MOST_NAMED = 20  # keys that are named
 KEPT, UNSEEN, LEFT = "kept in the record", "kept in the record; its text stands in no message: if the question needs it, write it there", "left out of the messages"
-NOTED = (  # what in a text is no fault, and seldom meant: where, what, what to do
+ANY, LAST = slice(None), slice(-1, None)  # messages of a record
+NOTED = [(re.compile(pattern, re.MULTILINE), *said) for pattern, *said in (  # what is no fault, and seldom meant: the sign, where, what, what to do
     (r"\[/?INST\]|<<SYS>>|\[/?SYSTEM_PROMPT\]|\[\|\w+\|\]|<\|(?!(?:begin|end)_of_(?:thought|solution))\w+\|>|<｜[^｜\n]{1,40}｜>|<(?:start|end)_of_turn>|</s>\s*\Z"
      r"|^### ?(?:Instruction|Input|Response|Human|User|Assistant):|^(?:Human|Assistant|USER|ASSISTANT):",
-     "the marks of a chat template in their text", "the template writes its own, so remove them"),
-    (r"<(?:image|audio|video)>|<img\b", "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
-)
-NOTED = tuple((re.compile(pattern, re.MULTILINE), *said) for pattern, *said in NOTED)
-NO_WORD = re.compile(r"\s*(?:nan|none|null|undefined|<?no ?input>?)\s*", re.IGNORECASE)  # what programs write for nothing
+     ANY, "the marks of a chat template in their text", "the template writes its own, so remove them"),
+    (r"<(?:image|audio|video)>|<img\b", ANY, "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
+    (r"\A(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", LAST, "an answer that is a program's word for nothing", "leave them out, unless the word is the answer"),
+    (r"\A\s+", LAST, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"),
+)]
 
 
 def learned_note(records: list[dict]) -> str:
@@ -45,14 +46,10 @@ def phrases_note(records: list[dict], numbers: list[int]) -> str:
 
 def texts_notes(records: list[dict], numbers: list[int]) -> list[str]:
     """Say how many records hold the marks that a chat template writes, places for pictures, or answers that say nothing, or begin with a space."""
-    notes = [_noted(records, numbers, what, mend, lambda record, mark=mark: next(filter(None, (mark.search(each["content"]) for each in record["messages"])), None))
-             for mark, what, mend in NOTED]
-    answers = ((NO_WORD.fullmatch, "an answer that is a program's word for nothing", "leave them out, unless the word is the answer"),
-               (re.compile(r"\s+").match, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"))
-    return notes + [_noted(records, numbers, what, mend, lambda record, found=found: found(record["messages"][-1]["content"])) for found, what, mend in answers]
-
-
-def _noted(records: list[dict], numbers: list[int], what: str, mend: str, found) -> str:
-    hits = [(number, mark[0]) for record, number in zip(records, numbers, strict=True) if (mark := found(record))]
-    shown = f" ({hits[0][1].strip():.20})" if hits and hits[0][1].strip() else ""
-    return f"records with {what}: {len(hits):,}, the first in line {hits[0][0]}{shown}; {mend}" if hits else ""
+    notes = []
+    for sign, where, what, mend in NOTED:
+        hits = [(number, found[0].strip()) for record, number in zip(records, numbers, strict=True)
+                if (found := next(filter(None, (sign.search(message["content"]) for message in record["messages"][where])), None))]
+        if hits:
+            notes.append(f"records with {what}: {len(hits):,}, the first in line {hits[0][0]}{f' ({hits[0][1]:.20})' * bool(hits[0][1])}; {mend}")
+    return notes

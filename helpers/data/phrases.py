@@ -47,12 +47,12 @@ def holds_phrase(text: str, phrase: str) -> bool:
 
 def _alike(text: str, phrase: str) -> tuple[str, str]:
     """Return both as they are compared, with their lines where the phrase is indented."""
-    indented = INDENTED.search(phrase)
-    return plain(text, bool(indented)), plain(phrase, bool(indented))
+    indented = bool(INDENTED.search(phrase))
+    return plain(text, indented), plain(phrase, indented)
 
 
 @lru_cache(maxsize=16)
-def plain(text: str, indented: object = False) -> str:
+def plain(text: str, indented: bool = False) -> str:
     """Return a text as it is compared; indented: how far its lines stand from the edge matters too."""
     if indented:
         text = LINE.sub(lambda found: f" line_{len(found[1].expandtabs(4))} ", text)

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 from helpers.findings import Check, sign, table
@@ -53,11 +53,9 @@ def check_laptop() -> Readiness:
 def _or_missing(check) -> tuple[bool, str, str]:
     try:
         return check()
-    except ImportError as error:
-        return False, f"the package {error.name} is missing", INSTALL
     except RuntimeError as error:  # of the base model; it says what to do
         return False, str(error), PREPARE
-    except OSError as error:  # a library of PyTorch's that is not there or does not fit this system
+    except (ImportError, OSError) as error:  # a package that is not there, or a library that does not fit this system
         return False, f"a package can't be loaded ({error})", INSTALL
 
 
@@ -79,7 +77,7 @@ def _packages() -> tuple[bool, str, str]:
     pins, wrong, looked_at = pinned(), [], set()
     wanted = [(Requirement(line), "wanted") for line in pins]
     for one, who in wanted:  # which grows on the way
-        there = _installed(one.name)
+        there = next((found.version for found in distributions(name=one.name)), None)
         if not there or not one.specifier.contains(there, prereleases=True):
             wrong.append(f"{one.name} {there or 'is missing'} ({who} {one.specifier or 'it'})")
         elif one.name not in looked_at:
@@ -87,13 +85,6 @@ def _packages() -> tuple[bool, str, str]:
             needs = map(Requirement, requires(one.name) or ())
             wanted += [(need, f"{one.name} needs") for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
     return not wrong, "; ".join(dict.fromkeys(wrong)) or f"all {len(pins)} as requirements.txt has them", INSTALL
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _jupyterlab() -> tuple[bool, str, str]:

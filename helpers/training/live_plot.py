@@ -57,7 +57,7 @@ class LossPlot(TrainerCallback):
         self._read(state)
         if get_ipython():
             self._button_on_page = display(stop_button(self.stop), display_id=True)
-            self._picture_on_page = display(HTML(as_html(self._figure(state), self.history)), display_id=True)
+            self._picture_on_page = display(HTML(as_html(draw(self.history, state.max_steps, self._progress(state)), self.history)), display_id=True)
             self._text_on_page = display(HTML(""), display_id=True)
             if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
                 self._handler_before = signal.signal(signal.SIGINT, self._on_interrupt)
@@ -121,16 +121,12 @@ class LossPlot(TrainerCallback):
     def _redraw(self, state) -> Figure:
         """Replace the picture on the page; return it."""
         start = time.perf_counter()
-        figure = self._figure(state)
+        figure = draw(self.history, state.max_steps, self._progress(state))
         if self._picture_on_page:
             self._picture_on_page.update(HTML(as_html(figure, self.history)))
         now = time.perf_counter()
         self._next_picture = now + max(SECONDS_BETWEEN_PICTURES, (now - start) / DRAWING_SHARE)
         return figure
-
-    def _figure(self, state) -> Figure:
-        """Draw what is known so far."""
-        return draw(self.history, state.max_steps, self._progress(state))
 
     def _progress(self, state) -> str:
         """Say how far training is, and how long the rest will take at the pace so far."""

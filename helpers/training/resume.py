@@ -25,13 +25,15 @@ def last_complete_checkpoint(folder: str | Path) -> tuple[Path | None, str]:
 
     The sentence is empty if nothing is damaged. Nothing is changed or removed. For `train(resume_from_checkpoint=...)`.
     """
-    numbered, damaged = _checkpoints(Path(folder)), []
-    for step in sorted(numbered, reverse=True):
-        problem = checkpoint_problem(numbered[step])
-        if problem is None:
-            return numbered[step], _sentence(damaged, f"use {numbered[step].name}, the one before")
-        damaged.append(f"{numbered[step].name} is damaged ({problem})")
-    return None, _sentence(damaged, "no other is left, so begin again from step 0")
+    damaged = []
+    for _, checkpoint in sorted(_checkpoints(Path(folder)).items(), reverse=True):
+        if not (problem := checkpoint_problem(checkpoint)):
+            break
+        damaged.append(f"{checkpoint.name} is damaged ({problem})")
+    else:
+        checkpoint = None
+    advice = f"use {checkpoint.name}, the one before" if checkpoint else "no other is left, so begin again from step 0"
+    return checkpoint, f"{', '.join(damaged)}; {advice}." if damaged else ""
 
 
 def checkpoint_problem(folder: str | Path) -> str | None:
@@ -43,22 +45,16 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     if not _step(folder) or not folder.is_dir():
         return "there is no such folder" if _step(folder) else f"{folder.name} is not named checkpoint-NUMBER"
     for pattern in NEEDED:
-        files = sorted(folder.glob(pattern))
-        if not files:
+        if not (files := sorted(folder.glob(pattern))):
             return f"{pattern} is missing"
-        for file in files:
-            if not _readable(file):
-                return f"{file.name} is not whole"
+        if broken := [file.name for file in files if not _readable(file)]:
+            return f"{broken[0]} is not whole"
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")).get("global_step")
     return None if str(step) == _step(folder).group(1) else f"trainer_state.json is of step {step}"
 
 
 def _step(folder: Path) -> re.Match | None:
     return re.fullmatch(r"checkpoint-(\d+)", folder.name)
-
-
-def _sentence(damaged: list[str], advice: str) -> str:
-    return f"{', '.join(damaged)}; {advice}." if damaged else ""
 
 
 def _readable(file: Path) -> bool:
