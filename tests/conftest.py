@@ -19,7 +19,7 @@ from helpers.model.base_model import base_model_path
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 AXE = "axe-core@4.14.1"  # of npm; it finds what keeps people out who cannot see, or use no mouse
 # Long tests begin first, so that no worker waits for the other at the end; what needs the adapter of notebook 07 comes after it.
-FIRST = ("[10_", "[12_", "[07_", "tools/test_offline_kit", "browser/", "[14_", "training/test_memory", "training/test_resume", "[09_", "[15_", "model/test_base_model", "notebooks/test_gguf")
+FIRST = ("[10_", "[12_", "[11_", "[07_", "tools/test_offline_kit", "browser/", "[14_", "training/test_memory", "training/test_resume", "[09_", "[15_", "model/test_base_model", "notebooks/test_gguf")
 
 
 def pytest_collection_modifyitems(items):
