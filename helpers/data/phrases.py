@@ -41,8 +41,10 @@ def holds_phrase(text: str, phrase: str) -> bool:
     31 is not in 31.5, 5 not in -5, C not in C++.
     """
     text, phrase = _alike(text, phrase)
-    starts = (found.start() for found in re.finditer(f"(?={re.escape(phrase)})", text))
-    return any(not (start and IN_WORD.match(text, start - 1)) and not IN_WORD.match(text, start + len(phrase)) for start in starts)
+    start = text.find(phrase)
+    while start >= 0 and (start and IN_WORD.match(text, start - 1) or IN_WORD.match(text, start + len(phrase))):
+        start = text.find(phrase, start + 1)
+    return start >= 0
 
 
 def _alike(text: str, phrase: str) -> tuple[str, str]:
