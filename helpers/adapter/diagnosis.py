@@ -73,17 +73,16 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
             raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
     loaded = isinstance(adapter, (str, Path))
     saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None
-    if loaded and base is None:
-        raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
-    if not loaded:
-        lora_layers(adapter)  # a sentence if there are none
-    tensors = read_tensors(saved) if saved else {}
     if loaded:
-        model = _load(base, saved, tensors)
+        if base is None:
+            raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
+        tensors = read_tensors(saved)
+        lora_layers(model := _load(base, saved, tensors))  # a sentence if there are none
     else:
+        lora_layers(adapter)
+        tensors = read_tensors(saved) if saved else {}
         with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
             model = copy_of(adapter)
-    lora_layers(model)
     with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare"):
         return _conclude(*examine(model, tokenizer, list(questions), trainer, saved, tensors, base, loaded))
 

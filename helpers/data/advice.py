@@ -12,7 +12,8 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
         ("completion", "output", "response", "answer", "reply", "solution", "target", "targets", "assistant"))  # other names of its answer
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
-SPEAKERS = ("system", "user", "human", "assistant", "gpt", "model")  # who has a turn, by all names
+ANSWERERS = ("assistant", "gpt", "model")  # who answers, by all names
+SPEAKERS = ("system", "user", "human", *ANSWERERS)
 NUMBERED = re.compile(r"(?i)(?:response|answer|output|completion)[ _]?\d|(?:response|output|completion|conversation)[ _]?[ab]")
 TURNS = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 LONGEST_TEXT = 1_000_000  # characters that are read as Python's, which takes memory
@@ -39,7 +40,7 @@ def list_as_text(value: object, answer: bool = False) -> str:
             with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
                 turns = read(value)
             speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
-            return f"a list written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= {"assistant", "gpt", "model"}) else ""
+            return f"a list written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return ""

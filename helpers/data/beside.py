@@ -1,7 +1,7 @@
 """Say of what stands beside a conversation, in a record or in a message, whether training would lose its meaning."""
 import re
 
-from helpers.data.advice import BESIDE, SAME, VERDICTS, filled
+from helpers.data.advice import ANSWERERS, BESIDE, SAME, VERDICTS, filled
 from helpers.data.phrases import NO_SPACES, holds_phrase, is_phrase
 
 IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask", "refusal")  # in a record they are about it
@@ -86,7 +86,7 @@ def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:
         asked, answers = texts_of(record, (columns[0], "system", *joined)), texts_of(record, columns[1:])
     else:
         turns = record[columns[0]] if isinstance(record[columns[0]], list) else []
-        answers, asked = (strings([turn for turn in turns if isinstance(turn, dict) and (turn.get("role", turn.get("from")) in ("assistant", "gpt")) == said])
+        answers, asked = (strings([turn for turn in turns if isinstance(turn, dict) and (turn.get("role", turn.get("from")) in ANSWERERS) == said])
                           for said in (True, False))
     return answers if key in SAME[1] else asked
 

@@ -3,7 +3,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from helpers.data.wording import HIDDEN
+from helpers.data.wording import DASHES, HIDDEN
 
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.category(char).startswith("M") and not re.match(f"[{NO_SPACES}]", char))
@@ -11,7 +11,7 @@ LETTER = rf"(?:[^\W{NO_SPACES}]|[{MARKS}])"  # a letter or digit of a script tha
 INDENTED, LINE = re.compile(r"\n[ \t]+\S"), re.compile(r"\n(?:[ \t\r]*\n)*([ \t]*)")
 STOPS = " .。।"
 IN_WORD = re.compile(LETTER)  # compiled once: it takes ten milliseconds
-TWINS = str.maketrans({**dict.fromkeys("’‘‚‛´`", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑‒–−", "-")})  # what keyboards and editors write for them
+TWINS = str.maketrans({**dict.fromkeys("’‘‚‛´`", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys(DASHES, "-")})  # what keyboards and editors write for them
 VULGAR = re.compile("(?<=\\d)(?=[¼-¾⅐-⅞])")  # 1½ is no 11/2
 ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
     (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5

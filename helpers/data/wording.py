@@ -5,7 +5,8 @@ import unicodedata
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
 SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)(%)|(?<![^\s(\[])(!)(?=\w)")  # 7 - 2, -5, x/3, C#, 5 %, !ok: no punctuation
-WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys("−–‐‑", "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
+DASHES = "‐‑‒–−"  # what is written for "-"
+WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")

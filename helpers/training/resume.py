@@ -47,8 +47,8 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     for pattern in NEEDED:
         if not (files := sorted(folder.glob(pattern))):
             return f"{pattern} is missing"
-        if broken := [file.name for file in files if not _readable(file)]:
-            return f"{broken[0]} is not whole"
+        if broken := next((file.name for file in files if not _readable(file)), None):
+            return f"{broken} is not whole"
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")).get("global_step")
     return None if str(step) == _step(folder).group(1) else f"trainer_state.json is of step {step}"
 
