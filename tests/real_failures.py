@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+WEEKLY = pytest.mark.skipif(not os.environ.get("EVERY_CELL_TWICE"), reason="once a week: EVERY_CELL_TWICE=1")
+
 
 def skip_unless_ci(reason: str) -> None:
     assert not os.environ.get("CI"), f"CI must run this: {reason}"

@@ -13,7 +13,7 @@ import pytest
 from notebook_tools import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from real_failures import skip_unless_ci
+from real_failures import WEEKLY, skip_unless_ci
 
 from helpers.tools.offline_kit import install_text
 from helpers.tools.processes import free_port, started, wait_until_ready
@@ -68,9 +68,12 @@ def test_the_command_in_its_first_line_makes_the_same_file():
     assert done.stdout.splitlines() == PINS, f"see CONTRIBUTING.md, Files that are made\n{done.stderr}"
 
 
+IN_EVERY_RUN = {("3.11", "x86_64-unknown-linux-gnu"), ("3.12", "aarch64-apple-darwin"), ("3.13", "x86_64-pc-windows-msvc")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-@pytest.mark.parametrize("platform", ["x86_64-unknown-linux-gnu", "x86_64-pc-windows-msvc", "aarch64-apple-darwin"])
+@pytest.mark.parametrize("python, platform", [pytest.param(python, platform, marks=[] if (python, platform) in IN_EVERY_RUN else WEEKLY)
+                                              for python in ("3.11", "3.12", "3.13") for _, platform in sorted(IN_EVERY_RUN)])
 def test_every_system_finds_a_wheel_of_everything(platform, python):
     """As uv would choose them for that system: nothing has to be compiled there. The README says from which macOS on."""
     if not shutil.which("uv"):

@@ -1,7 +1,6 @@
 """The kit for a room without internet: really packed, really installed without a network, and what can go wrong on the way."""
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 from notebook_tools import NOTEBOOKS, ROOT
-from real_failures import skip_unless_ci, small_disk
+from real_failures import WEEKLY, skip_unless_ci, small_disk
 from test_notebooks import offline_prefix
 
 from helpers.tools.offline_kit import COURSE_FILES, SECRET, install_lines, wanted
@@ -66,17 +65,18 @@ def test_holds_wheels_and_course_and_says_how_to_install(kit):
     assert text in printed and " MB in " in printed
 
 
-def test_installs_without_a_network_and_notebooks_train_and_save_there(kit, tmp_path):
-    """Exactly the two lines of INSTALL.txt, then notebook 08, which trains and saves, with an empty home, cache and outputs/."""
+def test_installs_without_a_network_and_the_course_runs_trains_and_saves_there(kit, tmp_path):
+    """Exactly the two lines of INSTALL.txt, then a page and a training that saves, with an empty home, cache and outputs/."""
     if not offline_prefix():
         skip_unless_ci("this system can't cut a process off the network (it takes Linux with unshare and ip)")
     folder, _ = kit
     paragraphs = (folder / "INSTALL.txt").read_text(encoding="utf-8").split("\n\n")
     two_lines, then = paragraphs[1].splitlines(), paragraphs[4].splitlines()
     assert len(two_lines) == 2 and then[0] == "python -m helpers ready" and (folder / "course" / then[1].split()[-1]).is_file()
-    notebooks = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] == "08"]
-    run = f"python -m pytest -q -p no:cacheprovider --nbmake --nbmake-timeout=600 {shlex.join(notebooks)}"
-    script = "\n".join([*two_lines, f"{then[0]} || true", 'python -c "import sys; print(sys.prefix)"', run])
+    [page] = [str(path.relative_to(ROOT)) for path in NOTEBOOKS if path.name[:2] == "01"]
+    run = f"python -m pytest -q -p no:cacheprovider --nbmake --nbmake-timeout=600 {page}"
+    train = 'head -n 5 data/helpdesk.jsonl > outputs/five.jsonl\npython notebooks/take_home.py outputs/five.jsonl --base "$(python -m helpers prepare)" --output outputs/own'
+    script = "\n".join([*two_lines, f"{then[0]} || true", 'python -c "import sys; print(sys.prefix)"', run, train])
     env = NO_PIP_SETTINGS | {"HOME": str(tmp_path), "LORA_COURSE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": "",
                              "PIP_NO_COMPILE": "1",  # Python compiles what it imports; all of it would take a minute
                              "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -86,9 +86,10 @@ def test_installs_without_a_network_and_notebooks_train_and_save_there(kit, tmp_
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     for line in (f"{folder}/course/.venv", "✓ packages", "✓ base model", "✓ folder outputs/", "1 passed"):
         assert line in done.stdout
-    assert (folder / "course" / "outputs" / "08_saving_the_adapter" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (folder / "course" / "outputs" / "own" / "adapter_model.safetensors").is_file()
 
 
+@WEEKLY
 def test_installs_with_uv_as_the_text_says(kit, tmp_path):
     if not offline_prefix() or not shutil.which("uv"):
         skip_unless_ci("this system can't cut a process off the network, or uv is not installed")
