@@ -1,7 +1,7 @@
 """Run every notebook with nbmake: alone, with empty outputs, without a network, and its cells twice in one kernel.
 
-A notebook is run from top to bottom and then once more. Where cells take long (their tag is "long"), every other cell is
-run twice in a row instead, so that they run once. Those that need an adapter get the one that notebook 07 has just made;
+A notebook is run from top to bottom and then once more. Where cells take long (their tag is "long", or "slow" for some ten
+seconds, for which no learner has to plan), every other cell is run twice in a row instead, so that they run once. Those that need an adapter get the one that notebook 07 has just made;
 that they train their own without it is seen on a tiny model (test_any_model.py). With EVERY_CELL_TWICE=1, as once a week,
 every notebook is repeated whole and begins with empty outputs.
 """
@@ -63,7 +63,7 @@ def doubled(path):
 
 
 def takes_long(cell) -> bool:
-    return "long" in cell.metadata.get("tags", [])
+    return bool({"long", "slow"} & set(cell.metadata.get("tags", [])))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
