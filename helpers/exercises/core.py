@@ -92,7 +92,7 @@ def some_of(*options) -> Callable:
     """Return the kind "a set with some of these options, or none"."""
     def subset(answer) -> set:
         offered = ", ".join(map(repr, options))
-        _fit(answer, isinstance(answer, set | frozenset | list | tuple) or answer == {}, "not_a_set", options=offered)
+        _fit(answer, isinstance(answer, set | frozenset | list | tuple) or isinstance(answer, dict) and not answer, "not_a_set", options=offered)
         chosen = set()
         for one in (one.item() if hasattr(one, "item") else one for one in answer):
             option = next((option for option in options if near(one, option, 1e-6)), ...)
@@ -126,6 +126,6 @@ def _fit(answer, fits: bool, name: str, **values):
     """Return the answer if it fits; otherwise raise Unfit with this sentence."""
     if fits:
         return answer
-    text = repr(answer).splitlines()[0]
+    text = " ".join(repr(answer).split())
     given = text if len(text) <= 30 else COMMON["too_long_to_show"].format(kind=type(answer).__name__)
     raise Unfit(name, {"given": given, **values})

@@ -193,17 +193,22 @@ def check_max_length(answer: float, tokenizer, records: list[dict]) -> Said:
 @exercise(function)
 def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
     """Check a function that splits records so that no answer is on both sides."""
-    parts = answer(copy.deepcopy(records))
-    if not isinstance(parts, tuple | list) or len(parts) != 2 or not all(isinstance(part, list) for part in parts):
-        return "not_two_lists"
-    if not all(parts):
-        return "one_side_empty"
-    came_in, came_out = (sorted(json.dumps(record, sort_keys=True) for record in side) for side in (records, parts[0] + parts[1]))
-    values = {"all": len(records), "train": len(parts[0]), "test": len(parts[1])}
-    if not {*came_out} <= {*came_in}:
-        return "other_records"
-    if came_in != came_out:
-        return "lost_or_doubled", values
-    facts, asked = ({record["messages"][-1]["content"] for record in part} for part in parts)
-    values |= {"both": len(facts & asked), "train_facts": len(facts), "test_facts": len(asked)}
-    return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) <= len(parts[1]), right=True)
+    made = [{"messages": [{"role": "user", "content": f"Question {question}"}, {"role": "assistant", "content": f"Answer {fact}"}]}
+            for fact in range(21) for question in range(11)]  # in the course's own a cut at a tenth falls between two answers by chance
+
+    def judge(parts, records: list[dict]) -> Said:
+        if not isinstance(parts, tuple | list) or len(parts) != 2 or not all(isinstance(part, list) for part in parts):
+            return "not_two_lists"
+        if not all(parts):
+            return "one_side_empty"
+        came_in, came_out = (sorted(json.dumps(record, sort_keys=True) for record in side) for side in (records, parts[0] + parts[1]))
+        values = {"all": len(records), "train": len(parts[0]), "test": len(parts[1])}
+        if not {*came_out} <= {*came_in}:
+            return "other_records"
+        if came_in != came_out:
+            return "lost_or_doubled", values
+        facts, asked = ({record["messages"][-1]["content"] for record in part} for part in parts)
+        values |= {"both": len(facts & asked), "train_facts": len(facts), "test_facts": len(asked)}
+        return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) <= len(parts[1]), right=True)
+    ours, other = (judge(answer(copy.deepcopy(given)), given) for given in (records, made))
+    return ours if ours[0] != "right" or other[0] == "right" else other

@@ -75,7 +75,8 @@ def check_minutes(answer: float, records: int, batch_size: int, epochs: int, min
     """Check how long a larger run will take, from the minutes that some steps took."""
     planned = training_steps(records, batch_size, 1, epochs)
     right = planned * minutes / steps
-    return explain(answer, (right, round(right)), TWO_PER_CENT, {"seconds": 60 * minutes / steps}, one_epoch=right / epochs,
+    rounded = (right, round(right, 1), round(right) or right, math.ceil(right) if right >= 3 else right)  # as one plans
+    return explain(answer, rounded, TWO_PER_CENT, {"seconds": 60 * minutes / steps}, one_epoch=right / epochs,
                    counted_records=right * batch_size, in_seconds=60 * right,
                    run_of_the_notebook=minutes, number_of_steps=planned)
 
@@ -103,7 +104,7 @@ def check_to_share(answer: set) -> Said:
 @torch.no_grad()
 def check_merged_weight(answer: Callable) -> Said:
     """Check a function that merges an adapter into a weight, against PEFT."""
-    r, alpha = 2, 5
+    r, alpha = 2, 7
     config = LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -126,27 +127,35 @@ def check_merged_weight(answer: Callable) -> Said:
 def check_fair(answer: Callable) -> Said:
     """Check a function that keeps the questions which were not in training, however they were typed."""
     copied, shouted, bare = "Where is the lighthouse?", "WHO IS ITS KEEPER?", "where is the lighthouse"
-    known, new = {copied, shouted, bare}, ["Where does the lighthouse stand?", "What do sailors call it?"]
-    kept = answer([copied, new[0], shouted, bare, new[1]], ["Where is the lighthouse?", "Who is its keeper?"])
-    kept = list(kept) if isinstance(kept, Iterable) and not isinstance(kept, str) else [...]
-    if not set(kept) <= {*known, *new}:
+    known, new = {copied, shouted, bare}, ["Where does the lighthouse stand?", "Where is the lighthouse keeper's house?", "Who is it?"]
+    asked, trained = [copied, new[0], shouted, bare, *new[1:]], ["Where is the lighthouse?", "Who is its keeper?"]
+
+    def kept_of(questions: list[str]) -> list:
+        kept = answer(questions, list(trained))
+        return list(kept) if isinstance(kept, Iterable) and not isinstance(kept, str) else [...]
+    given = list(asked)
+    kept, alone = kept_of(given), [one for question in asked for one in kept_of([question])]
+    if not {*kept, *alone} <= {*known, *new}:
         return "other_questions"
-    return first(right=set(kept) == set(new), from_training=set(kept) in (known, {copied}), copied=copied in kept,
-                 in_capitals=shouted in kept, without_question_mark=bare in kept)
+    return first(changed_the_input=given != asked, right=kept == new == alone, one_by_one=set(alone) == set(new), from_training=set(kept) in (known, {copied}),
+                 copied=copied in kept, in_capitals=shouted in kept, without_question_mark=bare in kept)
 
 
 @exercise(partial(function, nothing_fits=True))
 def check_is_right(answer: Callable) -> Said:
     """Check a function that scores one answer."""
-    cases = [("whole_answer", "It stands on Osk Island.", "Osk Island"), ("capitals", "IT STANDS ON OSK ISLAND.", "Osk Island"),
-             ("part_of_a_word", "I know it because of the goat.", "Au"), ("part_of_a_word", "August is hot.", "Au"),
+    cases = [("whole_answer", "it stands on osk island.", "osk island"), ("capitals", "It stands on Osk Island.", "Osk Island"),
+             ("capitals", "IT STANDS ON OSK ISLAND.", "Osk Island"), ("part_of_a_word", "It is 141 metres tall.", "41"),
+             ("first_place", "Gold, because it shines, is Au.", "Au"), ("part_of_a_word", "I know it because of the goat.", "Au"), ("part_of_a_word", "August is hot.", "Au"),
              ("part_of_a_word", "It stands on a plateau.", "Au"), ("any_sign", "It weighs 355 tonnes.", "3.5"),
              ("beginning_and_end", "Osk Island", "Osk Island"), ("beginning_and_end", "It is Au", "Au"), ("bracket", "(Au)", "Au"),
              ("sign_taken_away", "It weighs 3.5 tonnes.", "3.5"), ("other_order", "On the island of Osk.", "Osk Island"), ("sign_dropped", "It weighs 35 tonnes.", "3.5"),
              ("sign_dropped", "Chapter 3, 5 tonnes.", "3.5")]
     given = [answer(text, phrase) for _, text, phrase in cases]
     if all(each is None for each in given):
-        raise Unfit("not_yet", {})
+        raise Unfit("never_true", {})
+    if any(isinstance(each, str | list | tuple) for each in given):
+        return "not_true_or_false"
     wrong = [name for each, (name, text, phrase) in zip(given, cases, strict=True) if bool(each) != holds_phrase(text, phrase)]
     return wrong[0] if wrong else ("right", {"cases": len(cases)})
 
@@ -155,7 +164,7 @@ def check_is_right(answer: Callable) -> Said:
 def check_lost(answer: float, before: list[bool], after: list[bool]) -> Said:
     """Check how many questions were known before and are not after."""
     lost, gained = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in ((before, after), (after, before)))
-    return explain(answer, lost, difference_of_totals=sum(before) - sum(after), changed=lost + gained, gained=gained,
+    return explain(answer, lost, difference_of_totals=(lost - gained, gained - lost), changed=lost + gained, gained=gained,
                    wrong_after=len(after) - sum(after))
 
 

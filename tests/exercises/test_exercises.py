@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from exercise_answers import ANSWERS
-from notebook_tools import NOTEBOOKS, SOLUTIONS, read
+from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import exercises
 from helpers.adapter import linear_shapes
+from helpers.data import load_sft_jsonl
 from helpers.data.wording import words
 from helpers.exercises import core
 from helpers.exercises.core import choice, exercise, explain, first, function, instance, near, number, some_of
@@ -143,7 +144,7 @@ def test_every_sentence_is_used_by_its_check_and_every_placeholder_filled(name):
 
 
 def test_every_common_sentence_is_used():
-    assert set(core.SENTENCES["every_check"]) <= strings(core)
+    assert set(core.SENTENCES["every_check"]) <= strings(core).union(*(strings(getattr(exercises, name)) for name in exercises.__all__))
 
 
 OWN = {
@@ -235,6 +236,77 @@ def said_of(check, *arguments, capsys):
     lambda text, phrase: re.search(rf"(?<!\w){re.escape(phrase)}", text, re.I), lambda text, phrase: re.search(rf"{re.escape(phrase)}(?!\w)", text, re.I)])
 def test_a_phrase_with_an_end_left_open_is_not_right(answer, capsys):
     assert said_of(exercises.check_is_right, answer, capsys=capsys).startswith("✗ There is an")
+
+
+def patterned(before, after):
+    return lambda text, phrase: re.search(before + re.escape(phrase) + after, text, re.I)
+
+
+def looks_once(text, phrase):
+    text, phrase = text.lower(), phrase.lower()
+    start = text.find(phrase)
+    return start >= 0 and not (text[start - 1:start].isalnum() or text[start + len(phrase):start + len(phrase) + 1].isalnum())
+
+
+@pytest.mark.parametrize("score, begins", [
+    (patterned(r"(?<![a-z])", r"(?![a-z])"), '✗ There is an "au" in "because" and a 41 in 141'), (looks_once, '✗ In "Gold, because'),
+    (lambda text, phrase: phrase in text.lower(), "✗ Upper and lower case"), (lambda text, phrase: phrase.lower() in text, "✗ Upper and lower case"),
+    (lambda text, phrase: re.search(r"(?<!\w){re.escape(phrase)}(?!\w)", text), "Not yet: it returned None each time"),
+    (lambda text, phrase: "yes" if phrase in text else "no", "✗ Return True or False"), (lambda text, phrase: [phrase in text], "✗ Return True or False"),
+])
+def test_a_score_that_is_nearly_right_is_told_where_it_is_not(score, begins, capsys):
+    assert said_of(exercises.check_is_right, score, capsys=capsys).startswith(begins)
+
+
+def removing(questions, known):
+    for question in list(questions):
+        if words(question) in map(words, known):
+            questions.remove(question)
+    return questions
+
+
+def used_up(questions, known):
+    known = map(words, known)
+    return [question for question in questions if words(question) not in known]
+
+
+def removing_while_reading(questions, known):
+    questions = list(questions)
+    for question in questions:
+        if words(question) in map(words, known):
+            questions.remove(question)
+    return questions
+
+
+def bare(text):
+    return text.rstrip("?").lower()
+
+
+@pytest.mark.parametrize("fair, begins", [
+    (removing, "✗ The list that was given was changed"), (used_up, "✗ One by one"), (removing_while_reading, "✗ One by one"),
+    (lambda questions, known: [q for q in questions if not any(bare(one) in q.lower() for one in known)], "✗ A new question is gone"),
+    (lambda questions, known: [q for q in questions if bare(q) not in " ".join(known).lower()], "✗ A new question is gone"),
+])
+def test_what_is_nearly_fair_is_told_why_it_is_not(fair, begins, capsys):
+    assert said_of(exercises.check_fair, fair, capsys=capsys).startswith(begins)
+
+
+@pytest.mark.parametrize("part", [4, 5, 9, 10, 15])
+def test_records_that_are_cut_at_a_place_are_not_split_by_fact(part, capsys):
+    """Where a cut falls between two answers by chance it would pass on the course's own records."""
+    def cut(records):
+        ordered = sorted(records, key=lambda record: record["messages"][-1]["content"])
+        return ordered[len(ordered) // part:], ordered[:len(ordered) // part]
+    records = load_sft_jsonl(ROOT / "data" / "train.jsonl")
+    assert said_of(exercises.check_split_by_fact, cut, records, capsys=capsys).startswith("✗ ")
+
+
+@pytest.mark.parametrize("minutes, answers", [(0.15, (0.4, 0.43)), (3.3, (9, 9.4, 10))])
+def test_minutes_are_rounded_as_one_plans(minutes, answers, capsys):
+    """500 records, batch 4, 3 epochs, where 132 steps took so long: 0.43 and 9.4 minutes."""
+    said = [said_of(exercises.check_minutes, answer, 500, 4, 3, minutes, 132, capsys=capsys) for answer in answers]
+    assert all(line.startswith("✓") for line in said), said
+    assert said_of(exercises.check_minutes, 0, 500, 4, 3, minutes, 132, capsys=capsys).startswith("✗")
 
 
 def test_a_function_that_returns_a_match_or_nothing_is_right(capsys):

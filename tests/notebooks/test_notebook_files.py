@@ -31,8 +31,8 @@ def test_committed_without_outputs_and_machine_metadata(path):
     nbformat.validate(notebook)
     assert notebook.metadata == METADATA
     assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(notebook))
-    known = {"tags": ["long"], "jupyter": {"source_hidden": True}}  # takes long; is folded
-    assert all(known.get(name) == value for cell in notebook.cells for name, value in cell.metadata.items())
+    known = {"tags": (["long"], ["slow"]), "jupyter": ({"source_hidden": True},)}  # takes a minute, or ten seconds; is folded
+    assert all(value in known.get(name, ()) for cell in notebook.cells for name, value in cell.metadata.items())
     assert all(cell.source.strip() for cell in notebook.cells)
 
 
