@@ -98,7 +98,7 @@ def _load(base, folder: Path, tensors: dict) -> PeftModel:
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
         if settings := kept_settings(folder):
             own.generation_config = settings
-        return PeftModel.from_pretrained(own, str(folder))
+        return PeftModel.from_pretrained(own, str(folder), torch_device="cpu")  # read there, then put where the base is
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from helpers.findings import Check, sign, table
 # Other packages are imported where they are needed: a laptop that lacks them must get the page and not a traceback.
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "Activate the course's environment, then run in its folder: pip install -r requirements.txt"
+VISUAL_C = "Install Microsoft's Visual C++ Redistributable, which PyTorch needs (https://aka.ms/vs/17/release/vc_redist.x64.exe)."
 PREPARE = 'Run the section "The model" of notebook 00, or: python -m helpers prepare'
 KERNEL = "run `jupyter kernelspec remove python3`; then this environment's own kernel takes its place"
 PYTHON = ((3, 11), (3, 14))  # from, and below
@@ -55,8 +56,10 @@ def _or_missing(check) -> tuple[bool, str, str]:
         return check()
     except RuntimeError as error:  # of the base model; it says what to do
         return False, str(error), PREPARE
-    except (ImportError, OSError) as error:  # a package that is not there, or a library that does not fit this system
+    except ImportError as error:  # a package that is not there
         return False, f"a package can't be loaded ({error})", INSTALL
+    except OSError as error:  # a library that does not fit this system, or lacks another one
+        return False, f"a package can't be loaded ({error})", VISUAL_C if os.name == "nt" else INSTALL
 
 
 def pinned() -> list[str]:

@@ -163,7 +163,7 @@ def littered(request, tmp_path):
         (course / name).write_text("private", encoding="utf-8")
     if request.param.startswith("git"):
         subprocess.run(["git", "init", "-q", str(course)], check=True)
-        if os.geteuid() != 0:
+        if not hasattr(os, "geteuid") or os.geteuid() != 0:
             skip_unless_ci("only root can give a folder to somebody else")
         os.chown(course, 4321, 4321)
         os.chown(course / ".git", 4321, 4321)
