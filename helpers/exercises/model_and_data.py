@@ -193,8 +193,9 @@ def check_max_length(answer: float, tokenizer, records: list[dict]) -> Said:
 @exercise(function)
 def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
     """Check a function that splits records so that no answer is on both sides."""
-    made = [{"messages": [{"role": "user", "content": f"Question {question}"}, {"role": "assistant", "content": f"Answer {fact}"}]}
-            for fact in range(21) for question in range(11)]  # in the course's own a cut at a tenth falls between two answers by chance
+    def made(counts: list[int]) -> list[dict]:
+        return [{"messages": [{"role": "user", "content": f"Question {fact}.{place}"}, {"role": "assistant", "content": f"Answer {fact:03}"}]}
+                for fact, count in enumerate(counts) for place in range(count)]
 
     def judge(parts, records: list[dict]) -> Said:
         if not isinstance(parts, tuple | list) or len(parts) != 2 or not all(isinstance(part, list) for part in parts):
@@ -210,5 +211,8 @@ def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
         facts, asked = ({record["messages"][-1]["content"] for record in part} for part in parts)
         values |= {"both": len(facts & asked), "train_facts": len(facts), "test_facts": len(asked)}
         return first(values, on_both_sides=facts & asked, larger_part_last=len(parts[0]) <= len(parts[1]), right=True)
-    ours, other = (judge(answer(copy.deepcopy(given)), given) for given in (records, made))
-    return ours if ours[0] != "right" or other[0] == "right" else other
+    found = [judge(answer(copy.deepcopy(given)), given)  # of the other two one has its answers at odd places, one at even ones: any cut parts one
+             for given in (records, made([2] * 137), made([1, *[2] * 136, 1]))]
+    if found[0][0] == "right" and any(said[0] != "right" for said in found):
+        return "only_here"
+    return found[0]

@@ -75,7 +75,7 @@ def check_minutes(answer: float, records: int, batch_size: int, epochs: int, min
     """Check how long a larger run will take, from the minutes that some steps took."""
     planned = training_steps(records, batch_size, 1, epochs)
     right = planned * minutes / steps
-    rounded = (right, round(right, 1), round(right) or right, math.ceil(right) if right >= 3 else right)  # as one plans
+    rounded = (right, round(right, 1) or right, round(right) or right, math.ceil(right) if right >= 3 else right)  # as one plans
     return explain(answer, rounded, TWO_PER_CENT, {"seconds": 60 * minutes / steps}, one_epoch=right / epochs,
                    counted_records=right * batch_size, in_seconds=60 * right,
                    run_of_the_notebook=minutes, number_of_steps=planned)
@@ -137,7 +137,7 @@ def check_fair(answer: Callable) -> Said:
     kept, alone = kept_of(given), [one for question in asked for one in kept_of([question])]
     if not {*kept, *alone} <= {*known, *new}:
         return "other_questions"
-    return first(changed_the_input=given != asked, right=kept == new == alone, one_by_one=set(alone) == set(new), from_training=set(kept) in (known, {copied}),
+    return first(changed_the_input=given != asked, right=sorted(kept) == sorted(new) == sorted(alone), one_by_one=set(alone) == set(new), from_training=set(kept) in (known, {copied}),
                  copied=copied in kept, in_capitals=shouted in kept, without_question_mark=bare in kept)
 
 
@@ -154,9 +154,9 @@ def check_is_right(answer: Callable) -> Said:
     given = [answer(text, phrase) for _, text, phrase in cases]
     if all(each is None for each in given):
         raise Unfit("never_true", {})
-    if any(isinstance(each, str | list | tuple) for each in given):
-        return "not_true_or_false"
     wrong = [name for each, (name, text, phrase) in zip(given, cases, strict=True) if bool(each) != holds_phrase(text, phrase)]
+    if wrong and any(isinstance(each, str | list | tuple) for each in given):
+        return "not_true_or_false"
     return wrong[0] if wrong else ("right", {"cases": len(cases)})
 
 

@@ -62,12 +62,16 @@ def score_supervised_only() -> bool:
     return getattr(utils, "_use_triton", lambda device: False)(torch.device(best_device()))
 
 
-def use_free_cores() -> str:
+def use_free_cores(device: str | None = None) -> str:
     """Let PyTorch compute with as many threads as there are free cores, at least one; return a sentence that says so.
+
+    device: where training will run, by default on `best_device()`; on a graphics processor the threads stay as they are.
 
     Its threads wait for each other, so one that shares its core with another program holds up all of them: with one of
     two cores busy, one thread is faster than two. What OMP_NUM_THREADS says is left alone.
     """
+    if (device or best_device()) != "cpu":
+        return "Training uses the graphics processor."
     if "OMP_NUM_THREADS" in os.environ:
         return f"Training uses as many processor cores as OMP_NUM_THREADS says: {torch.get_num_threads()}."
     free = (1 - psutil.cpu_percent(0.5) / 100) * OF_MACHINE  # this process waits, so half a second of it shows what others do

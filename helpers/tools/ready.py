@@ -56,10 +56,8 @@ def _or_missing(check) -> tuple[bool, str, str]:
         return check()
     except RuntimeError as error:  # of the base model; it says what to do
         return False, str(error), PREPARE
-    except ImportError as error:  # a package that is not there
-        return False, f"a package can't be loaded ({error})", INSTALL
-    except OSError as error:  # a library that does not fit this system, or lacks another one
-        return False, f"a package can't be loaded ({error})", VISUAL_C if os.name == "nt" else INSTALL
+    except (ImportError, OSError) as error:  # a package that is not there, or a library that does not fit this system
+        return False, f"a package can't be loaded ({error})", VISUAL_C if "dll" in str(error).lower() else INSTALL
 
 
 def pinned() -> list[str]:

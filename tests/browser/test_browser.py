@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 PICTURES = ROOT / "outputs" / "browser"
 WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "14"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
-# Cells that train and that no widget needs run here once a week; test_notebooks.py runs them in every run.
-TRAINING_ALONE = {"06": ("rates-too-low-2382bf", "def-plan-records-d93199"), "14": ("recipe", None)}
+# Cells that train and that no widget needs: test_notebooks.py runs them; here 06 does so once a week.
+TRAINING_ALONE = {"14": ("recipe", None)} | ({} if os.environ.get("EVERY_CELL_TWICE") else {"06": ("rates-too-low-2382bf", "def-plan-records-d93199")})
 OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 PLOT = 'svg[aria-label^="Loss and learning rate"]'
 
@@ -31,9 +31,8 @@ def lab(tmp_path_factory, run_of_07):
         shutil.copytree(ROOT / folder, course / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     adapter = Path("outputs") / "07_training" / "adapter"
     shutil.copytree(run_of_07 / adapter, course / adapter)
-    if not os.environ.get("EVERY_CELL_TWICE"):
-        for number, (first, behind) in TRAINING_ALONE.items():
-            leave_out(next((course / "notebooks").glob(f"{number}_*.ipynb")), first, behind)
+    for number, (first, behind) in TRAINING_ALONE.items():
+        leave_out(next((course / "notebooks").glob(f"{number}_*.ipynb")), first, behind)
     with jupyter_lab(course, settings) as address:
         yield address
 

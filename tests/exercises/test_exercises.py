@@ -7,6 +7,7 @@ import ast
 import builtins
 import inspect
 import math
+import random
 import re
 from functools import partial
 from string import Formatter
@@ -251,7 +252,7 @@ def looks_once(text, phrase):
 @pytest.mark.parametrize("score, begins", [
     (patterned(r"(?<![a-z])", r"(?![a-z])"), '✗ There is an "au" in "because" and a 41 in 141'), (looks_once, '✗ In "Gold, because'),
     (lambda text, phrase: phrase in text.lower(), "✗ Upper and lower case"), (lambda text, phrase: phrase.lower() in text, "✗ Upper and lower case"),
-    (lambda text, phrase: re.search(r"(?<!\w){re.escape(phrase)}(?!\w)", text), "Not yet: it returned None each time"),
+    (lambda text, phrase: re.search(r"(?<!\w){re.escape(phrase)}(?!\w)", text), "Not yet: give a function is_right"),
     (lambda text, phrase: "yes" if phrase in text else "no", "✗ Return True or False"), (lambda text, phrase: [phrase in text], "✗ Return True or False"),
 ])
 def test_a_score_that_is_nearly_right_is_told_where_it_is_not(score, begins, capsys):
@@ -291,7 +292,7 @@ def test_what_is_nearly_fair_is_told_why_it_is_not(fair, begins, capsys):
     assert said_of(exercises.check_fair, fair, capsys=capsys).startswith(begins)
 
 
-@pytest.mark.parametrize("part", [4, 5, 9, 10, 15])
+@pytest.mark.parametrize("part", range(3, 22))
 def test_records_that_are_cut_at_a_place_are_not_split_by_fact(part, capsys):
     """Where a cut falls between two answers by chance it would pass on the course's own records."""
     def cut(records):
@@ -299,6 +300,23 @@ def test_records_that_are_cut_at_a_place_are_not_split_by_fact(part, capsys):
         return ordered[len(ordered) // part:], ordered[:len(ordered) // part]
     records = load_sft_jsonl(ROOT / "data" / "train.jsonl")
     assert said_of(exercises.check_split_by_fact, cut, records, capsys=capsys).startswith("✗ ")
+    assert said_of(exercises.check_split_by_fact, lambda given: cut(given[::-1]), records, capsys=capsys).startswith("✗ ")
+
+
+def test_a_split_may_choose_its_answers_as_it_likes(capsys):
+    def by(chosen):
+        def split(records):
+            answers = sorted({record["messages"][-1]["content"] for record in records})
+            test = set(chosen(answers, len(records)))
+            return [r for r in records if r["messages"][-1]["content"] not in test], [r for r in records if r["messages"][-1]["content"] in test]
+        return split
+    records = load_sft_jsonl(ROOT / "data" / "train.jsonl")
+    ways = [lambda answers, n: random.sample(answers, 14), lambda answers, n: answers[:n // 10], lambda answers, n: answers[::7],
+            lambda answers, n: [answer for answer in answers if random.random() < 0.2], lambda answers, n: random.sample(answers, len(answers) // 10)]
+    said = [said_of(exercises.check_split_by_fact, by(way), records, capsys=capsys) for way in ways]
+    assert all(line.startswith("✓ ") for line in said), said
+    fixed = by(ways[0])(records)
+    assert said_of(exercises.check_split_by_fact, lambda given: fixed, records, capsys=capsys).startswith("✗ Right for the course's records, and not")
 
 
 @pytest.mark.parametrize("minutes, answers", [(0.15, (0.4, 0.43)), (3.3, (9, 9.4, 10))])

@@ -116,6 +116,11 @@ def test_the_users_own_number_of_threads_is_left_alone():
     assert threads_in_a_new_process(OMP_NUM_THREADS="1") == (1, "Training uses as many processor cores as OMP_NUM_THREADS says: 1.")
 
 
+def test_where_a_card_trains_the_threads_stay_as_they_are():
+    threads = torch.get_num_threads()
+    assert hardware.use_free_cores("cuda") == "Training uses the graphics processor." and torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize(("given", "expected"), [({}, ("1000", "1")), ({"OMP_WAIT_POLICY": "active"}, ("None", "None")),
                                                  ({"GOMP_SPINCOUNT": "7"}, ("7", "1"))])
 def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(given, expected):

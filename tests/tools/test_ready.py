@@ -156,7 +156,16 @@ def test_the_table_in_a_notebook_shows_text_as_text():
 
 def test_a_library_that_cannot_be_loaded_is_a_line_of_the_page():
     ok, found, todo = ready._or_missing(lambda: ctypes.CDLL("libtorch_that_is_not_there.so"))
-    assert not ok and found.startswith("a package can't be loaded (") and "libtorch_that_is_not_there" in found and todo == (ready.VISUAL_C if os.name == "nt" else ready.INSTALL)
+    assert not ok and found.startswith("a package can't be loaded (") and "libtorch_that_is_not_there" in found and todo == ready.INSTALL
+
+
+@pytest.mark.parametrize("error", [OSError('[WinError 126] The specified module could not be found. Error loading "C:\\torch\\lib\\c10.dll" or one of its dependencies.'),
+                                   ImportError("DLL load failed while importing _C: The specified module could not be found.")])
+def test_on_windows_the_library_that_pytorch_needs_is_named(error):
+    """PyTorch's words there, which we do not have."""
+    def check():
+        raise error
+    assert "Visual C++" in ready._or_missing(check)[2] and ready.VISUAL_C.split("(")[1].split(")")[0] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_kernel_of_another_environment_is_named(tmp_path):
