@@ -86,6 +86,12 @@ def test_every_system_finds_a_wheel_of_everything(platform, python):
     assert "macOS 14" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_versions_that_the_readme_names_are_those_that_are_pinned():
+    named = re.findall(r"\b([a-z][\w-]*)==([\d.]+\d)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    pins = pins_for(None)
+    assert {"torch", "gguf"} <= {name for name, _ in named} and not [pin for pin in named if pins.get(pin[0]) != pin[1]], named
+
+
 def test_the_constraints_stand_first_and_a_wrong_python_second():
     first, *others = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
                       if not line.startswith("#")]
