@@ -130,7 +130,7 @@ def test_python_versions_are_those_of_the_package():
 
 def test_speed_is_judged_by_the_minutes_that_training_takes():
     as_here, slow = ready._speed(ready.REFERENCE_SPEED), ready._speed(ready.REFERENCE_SPEED / 10)
-    assert as_here[0] and "about 2 min" in as_here[1] and not slow[0] and "about 20 min" in slow[1] and "power supply" in slow[2]
+    assert as_here[0] and "about 3 min" in as_here[1] and not slow[0] and "about 30 min" in slow[1] and "power supply" in slow[2]
 
 
 def test_speed_counts_the_operations_that_pytorch_counts():
