@@ -194,7 +194,7 @@ def check_max_length(answer: float, tokenizer, records: list[dict]) -> Said:
 def check_split_by_fact(answer: Callable, records: list[dict]) -> Said:
     """Check a function that splits records so that no answer is on both sides."""
     def made(counts: list[int]) -> list[dict]:
-        return [{"messages": [{"role": "user", "content": f"Question {fact}.{place}"}, {"role": "assistant", "content": f"Answer {fact:03}"}]}
+        return [{"messages": [{"role": "user", "content": f"Question {fact}.{place}"}, {"role": "assistant", "content": f"{chr(97 + fact // 6)} {fact:03}{' more' * (fact % 5)}"}]}
                 for fact, count in enumerate(counts) for place in range(count)]
 
     def judge(parts, records: list[dict]) -> Said:

@@ -155,7 +155,7 @@ def check_is_right(answer: Callable) -> Said:
     if all(each is None for each in given):
         raise Unfit("never_true", {})
     wrong = [name for each, (name, text, phrase) in zip(given, cases, strict=True) if bool(each) != holds_phrase(text, phrase)]
-    if wrong and any(isinstance(each, str | list | tuple) for each in given):
+    if wrong and all(given) and any(isinstance(each, str | list | tuple) for each in given):
         return "not_true_or_false"
     return wrong[0] if wrong else ("right", {"cases": len(cases)})
 
