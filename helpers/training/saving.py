@@ -2,6 +2,7 @@
 import filecmp
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, a file or a folder; move it to `path` when the block has ended without an error.
 
     A file replaces the one before. A folder that was there before is kept, as NAME_previous, unless it holds the same.
+    Raises PermissionError, with the place of what was written, if it can't be moved.
     """
     path = at_home(path).resolve()  # a link stays one: what it points to is replaced
     part = path.with_name(f"{path.stem}.part{path.suffix}")  # beside it: a move within one disk copies nothing
@@ -25,15 +27,29 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
-        if part.is_dir() and path.is_dir():
-            if _same(part, path):
-                return
-            previous = path.with_name(f"{path.name}_previous")
-            _remove(previous)
-            path.rename(previous)
-        part.replace(path)
-    finally:
+    except BaseException:
         _remove(part)
+        raise
+    if part.is_dir() and path.is_dir():
+        if _same(part, path):
+            return _remove(part)
+        previous = path.with_name(f"{path.name}_previous")
+        _remove(previous)
+        _move(path, previous, part)
+    return _move(part, path, part)
+
+
+def _move(path: Path, target: Path, written: Path) -> None:
+    """Rename; try again for two seconds, for on Windows a virus scanner may have a file open."""
+    end = time.monotonic() + 2
+    while True:
+        try:
+            path.replace(target)
+            return
+        except PermissionError as error:
+            if time.monotonic() > end:
+                raise PermissionError(f"{path} can't be moved to {target} ({error.strerror}); nothing is lost: what was written is in {written}") from error
+            time.sleep(0.1)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from real_failures import as_nobody
 
 from helpers.training.saving import written_whole
 
@@ -32,6 +33,30 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path):
             part.write_text(text)
             assert part.suffix == ".png" and part.parent == tmp_path / "new"  # the suffix tells matplotlib the format
     assert [(file.name, file.read_text()) for file in (tmp_path / "new").iterdir()] == [("loss.png", "two")]
+
+
+LOCKED = """
+import os, sys, threading
+from pathlib import Path
+from helpers.training.saving import written_whole
+with written_whole(Path(sys.argv[1]) / "adapter") as part:
+    part.mkdir()
+    (part / "weights").write_text("trained")
+    os.chmod(sys.argv[1], 0o500)
+    if sys.argv[2] == "for a moment":
+        threading.Timer(0.7, os.chmod, (sys.argv[1], 0o700)).start()
+"""
+
+
+@pytest.mark.parametrize("how_long", ["for a moment", "for good"])
+def test_what_cannot_be_moved_is_tried_again_and_never_thrown_away(tmp_path, how_long):
+    """In a folder whose owner has taken his right to write away."""
+    (tmp_path / "outputs").mkdir()
+    done = subprocess.run([*as_nobody(), sys.executable, "-c", LOCKED, str(tmp_path / "outputs"), how_long], capture_output=True, text=True)
+    (tmp_path / "outputs").chmod(0o700)
+    moved = how_long == "for a moment"
+    assert (done.returncode == 0) == moved and ("nothing is lost: what was written is in" in done.stderr) != moved, done.stderr
+    assert (tmp_path / "outputs" / ("adapter" if moved else "adapter.part") / "weights").read_text() == "trained"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
