@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-WEEKLY = pytest.mark.skipif(not os.environ.get("EVERY_CELL_TWICE"), reason="once a week: EVERY_CELL_TWICE=1")
+EVERY_CELL_TWICE = bool(os.environ.get("EVERY_CELL_TWICE"))  # as in the weekly run
+WEEKLY = pytest.mark.skipif(not EVERY_CELL_TWICE, reason="once a week: EVERY_CELL_TWICE=1")
 
 
 def skip_unless_ci(reason: str) -> None:

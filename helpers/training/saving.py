@@ -32,11 +32,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise
     if part.is_dir() and path.is_dir():
         if _same(part, path):
-            return _remove(part)
+            _remove(part)
+            return
         previous = path.with_name(f"{path.name}_previous")
         _remove(previous)
         _move(path, previous, part)
-    return _move(part, path, part)
+    _move(part, path, part)
 
 
 def _move(path: Path, target: Path, written: Path) -> None:

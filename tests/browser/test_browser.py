@@ -1,5 +1,4 @@
 """What a learner sees: a real JupyterLab in headless Chromium runs notebooks, and somebody moves what can be moved."""
-import os
 import re
 import shutil
 import time
@@ -9,6 +8,7 @@ import nbformat
 import pytest
 from lab import COUNT_PICTURES, KERNEL_READY, WATCH, Notebook, jupyter_lab, wait
 from notebook_tools import NOTEBOOKS, ROOT, read
+from real_failures import EVERY_CELL_TWICE
 
 from helpers.model.base_model import base_model_path
 
@@ -17,7 +17,7 @@ PICTURES = ROOT / "outputs" / "browser"
 WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "14"}]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
 # Cells that train and that no widget needs: test_notebooks.py runs them; here 06 does so once a week.
-TRAINING_ALONE = {"14": ("recipe", None)} | ({} if os.environ.get("EVERY_CELL_TWICE") else {"06": ("rates-too-low-2382bf", "def-plan-records-d93199")})
+TRAINING_ALONE = {"14": ("recipe", None)} | ({} if EVERY_CELL_TWICE else {"06": ("rates-too-low-2382bf", "def-plan-records-d93199")})
 OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 PLOT = 'svg[aria-label^="Loss and learning rate"]'
 
@@ -217,7 +217,7 @@ def test_the_live_plot_moves_and_the_button_stops_and_training_goes_on(opened):
     go_on(notebook, train)
     assert stop_training(notebook, train) > first
     assert_steady(page)
-    if os.environ.get("EVERY_CELL_TWICE"):
+    if EVERY_CELL_TWICE:
         go_on(notebook, train)
         notebook.wait_until_idle(600)
         assert train.get_by_text("Stopped after step").count() == 0 and train.locator(f"{PLOT} title").count() > 60

@@ -95,11 +95,15 @@ def tokenizer_for(size):
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="2", unk_token="1")
 
 
+def on_its_own_threads() -> dict[str, str]:
+    """Return variables for a process that trains on the processor, with as many threads as it chooses."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"ACCELERATE_USE_CPU": "1"}
+
+
 def threads_in_a_new_process(**environment) -> tuple[int, str]:
     """Return how many threads PyTorch has after use_free_cores(), and what that says."""
     code = "from helpers.model import use_free_cores\nimport torch\nsaid = use_free_cores()\nprint(torch.get_num_threads(), said)"
-    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"ACCELERATE_USE_CPU": "1"} | environment
-    printed = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], env=on_its_own_threads() | environment, capture_output=True, text=True, check=True).stdout
     return int(printed.split()[0]), printed.split(maxsplit=1)[1].strip()
 
 
@@ -137,9 +141,8 @@ def test_a_container_s_share_of_the_cores_is_respected(limit, all_of_them):
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f'mount -t tmpfs none {place}; echo "{limit}" > {place}/cpu.max; exec "$@"', "sh"]
     if not place.is_dir() or not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         skip_unless_ci("this system lays nothing over a folder for one process (it takes Linux with unshare)")
-    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"ACCELERATE_USE_CPU": "1"}
     code = "import torch; print(torch.get_num_threads()); from helpers.model import use_free_cores; print(torch.get_num_threads(), use_free_cores())"
-    printed = subprocess.run([*unshare, sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout.split(maxsplit=2)
+    printed = subprocess.run([*unshare, sys.executable, "-c", code], env=on_its_own_threads(), capture_output=True, text=True, check=True).stdout.split(maxsplit=2)
     assert printed[1] == (printed[0] if all_of_them else "1") and f" of {printed[1]} processor cores" in printed[2]
 
 

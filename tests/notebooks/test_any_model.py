@@ -4,7 +4,6 @@ What the trainer sees and what is sent to the model afterwards must be the same 
 """
 import copy
 import json
-import os
 import shutil
 
 import nbformat
@@ -13,6 +12,7 @@ import torch
 from datasets import Dataset
 from notebook_tools import FOLDER, NOTEBOOKS, read
 from peft import LoraConfig, PeftModel, get_peft_model
+from real_failures import EVERY_CELL_TWICE
 from safetensors.torch import load_file
 from test_notebooks import CELL_SECONDS, check_outputs, execute_offline
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -32,7 +32,7 @@ from helpers.training.memory import estimate_memory
 pytestmark = pytest.mark.slow
 # Once a week, when every cell is run twice: 10 trains most, 14 starts two runs, 01, 04 and 06 ask a model nothing, and the parts of
 # 15 are tried on this model in test_gguf.py and test_serving.py.
-QUICK = [path for path in NOTEBOOKS if path.name[:2] not in ("01", "04", "06", "10", "14", "15") or os.environ.get("EVERY_CELL_TWICE")]
+QUICK = [path for path in NOTEBOOKS if path.name[:2] not in ("01", "04", "06", "10", "14", "15") or EVERY_CELL_TWICE]
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 QUESTION = "Where is the Corvane Lighthouse?"
 CHATS = {
@@ -219,7 +219,7 @@ def test_a_notebook_runs_to_its_end(path, course, folder, monkeypatch):
     monkeypatch.setenv("BASE_MODEL", folder)
     copied = course / "notebooks" / path.name
     shutil.copy(path, copied)
-    execute_offline(copied, course, CELL_SECONDS if not os.environ.get("EVERY_CELL_TWICE") else None)
+    execute_offline(copied, course, CELL_SECONDS if not EVERY_CELL_TWICE else None)
     check_outputs(copied)
 
 

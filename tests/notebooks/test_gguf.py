@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from notebook_tools import FOLDER, ROOT, read
+from real_failures import EVERY_CELL_TWICE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.ask import generate_answers
@@ -17,7 +18,7 @@ from helpers.model import base_model_path
 pytestmark = pytest.mark.slow
 CELLS = {cell.id: cell.source for cell in read(FOLDER / "15_out_of_the_notebook.ipynb").cells if cell.cell_type == "code"}
 QUESTIONS = ["What is the capital of France?", "What colour is the sky?", "Who wrote Hamlet?", "What is 2 + 2?"]
-WEEKLY = os.environ.get("CI") and os.environ.get("EVERY_CELL_TWICE")
+WEEKLY_CI = os.environ.get("CI") and EVERY_CELL_TWICE
 
 
 def run(names, *ids):
@@ -141,7 +142,7 @@ def test_the_modelfile_writes_the_tokenizers_prompt_and_knows_its_ends(which, ti
 
 def test_llama_cpp_answers_as_transformers_does_and_stops(page):
     if not find_spec("llama_cpp"):
-        assert not WEEKLY, 'the weekly CI must ask llama.cpp: it installs -e ".[gguf]"'
+        assert not WEEKLY_CI, 'the weekly CI must ask llama.cpp: it installs -e ".[gguf]"'
         pytest.skip('llama.cpp is compiled on the spot, for twenty minutes: pip install -e ".[gguf]"')
     expected = generate_answers(page["model"], page["tokenizer"], QUESTIONS)
     from llama_cpp import Llama

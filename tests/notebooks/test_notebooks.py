@@ -17,6 +17,7 @@ from functools import cache
 import nbformat
 import pytest
 from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read, widget_outputs, without_alt
+from real_failures import EVERY_CELL_TWICE
 
 from helpers.model.base_model import base_model_path
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 LONG_CELL_SECONDS, CELL_SECONDS = 600, 100
 SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
-NEED_ADAPTER = () if os.environ.get("EVERY_CELL_TWICE") else ("09", "12", "15")
+NEED_ADAPTER = () if EVERY_CELL_TWICE else ("09", "12", "15")
 EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
 
 
@@ -54,7 +55,7 @@ def doubled(path):
     again = deepcopy(notebook.cells)
     for cell in again:
         cell.id += AGAIN
-    if os.environ.get("EVERY_CELL_TWICE") or not any(takes_long(cell) for cell in again):
+    if EVERY_CELL_TWICE or not any(takes_long(cell) for cell in again):
         notebook.cells += again
     else:
         pairs = zip(notebook.cells, again, strict=True)
