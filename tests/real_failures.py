@@ -5,6 +5,8 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,18 @@ def small_disk(folder: Path, megabytes: int) -> list[str]:
     if not _works(*own_mounts, "sh", "-c", "mount -t tmpfs none /mnt"):
         skip_unless_ci("this system can't make a small disk (it takes Linux with unshare)")
     return [*own_mounts, "sh", "-ec", f'mount -t tmpfs -o size={megabytes}m none "{folder}"; exec "$@"', "sh"]
+
+
+@contextmanager
+def no_file_can_grow() -> Iterator[None]:
+    """Let the system refuse every byte that this process writes to a file, as it does on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def as_nobody() -> list[str]:

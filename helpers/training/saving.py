@@ -81,19 +81,22 @@ def best_step(args, state) -> int | None:
 
 
 def keep_record(trainer, folder: str | Path) -> Path:
-    """Write training_record.json beside a saved adapter, whole or not at all; return its path.
+    """Write training_record.json beside a saved adapter; return its path.
 
     It holds the hash and number format of the base weights, the steps and the tokens that carried loss; no path, no person.
-    Beside it goes generation_config.json, for the trainer knows where an answer ends. Raises ValueError if there is no adapter.
+    Beside it goes generation_config.json, for the trainer knows where an answer ends; each file is written whole or not at all.
+    Raises ValueError if there is no adapter.
     """
     path = adapter_folder(folder) / RECORD_FILE
-    if generation := getattr(trainer.model, "generation_config", None):
-        path.with_name(GENERATION_FILE).write_text(generation.to_json_string(), encoding="utf-8")
     steps = best_step(trainer.args, trainer.state) or trainer.state.global_step
     record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": steps,
               "supervised_tokens": supervised_tokens(trainer)}
-    with written_whole(path) as file:
-        file.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    texts = {path: json.dumps(record, indent=2)}
+    if generation := getattr(trainer.model, "generation_config", None):
+        texts[path.with_name(GENERATION_FILE)] = generation.to_json_string()
+    for each, text in texts.items():
+        with written_whole(each) as file:
+            file.write_text(text, encoding="utf-8")
     return path
 
 

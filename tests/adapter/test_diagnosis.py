@@ -1,11 +1,11 @@
 """The diagnosis against PEFT itself: each fault is made on purpose, and must get its own verdict."""
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from adapters import QUESTIONS, Tokenizer, base_model, config, diagnose, found, set_b, trained_model
 from peft import LoraConfig, PeftModel, get_peft_model
+from real_failures import no_file_can_grow
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from helpers.adapter.diagnosis import Diagnosis, diagnose_adapter
@@ -13,7 +13,7 @@ from helpers.adapter.faults import FAULTS, OTHER_MENDS, Check
 from helpers.adapter.state import lora_layers, relative_update
 from helpers.ask.answers import Answer
 from helpers.model.weights import base_hash
-from helpers.training.saving import RECORD_FILE, keep_record, supervised_tokens
+from helpers.training.saving import GENERATION_FILE, RECORD_FILE, keep_record, read_record, supervised_tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 def make_trainer(folder, model, steps=3, labels=(-100, -100, 5, 6), **settings):
@@ -258,13 +258,17 @@ def test_record_holds_what_the_run_did_and_nothing_private(saved, tmp_path):
     assert found(result, "steps").measured == "3 taken" and found(result, "tokens with loss").measured.startswith("6")
 
 
-def test_a_failed_write_keeps_the_old_record(saved, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_record(saved, tmp_path):
     model, folder = saved
-    before = (folder / RECORD_FILE).read_text()
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        keep_record(make_trainer(tmp_path, model), folder)
-    assert (folder / RECORD_FILE).read_text() == before and not list(folder.glob("*.part*"))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    longer = make_trainer(tmp_path, model, steps=5)
+    longer.train()
+    longer.model.generation_config.max_new_tokens = 7
+    with no_file_can_grow(), pytest.raises(OSError):
+        keep_record(longer, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    keep_record(longer, folder)
+    assert read_record(folder)["steps"] == 5 and '"max_new_tokens": 7' in (folder / GENERATION_FILE).read_text()
 
 
 def test_a_trainer_that_never_trained(tmp_path):
