@@ -85,9 +85,9 @@ def marks(right: list[bool]) -> str:
 
 def main() -> None:
     names = page()
-    from helpers.ask import load_exam, score_answers  # late: helpers goes before the libraries, as on the page
+    from helpers.ask import score_answers  # late: helpers goes before the libraries, as on the page
 
-    more = load_exam(ROOT / "data" / "exam.jsonl")
+    more = names["whole_exam"]
     about = {"machine": machine(), "versions": " ".join(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES), "commit": commit()}
     ours, done = list(names["phrases"].values()), known()
     ANSWERS.parent.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def main() -> None:
             if name in ASKED_MORE:
                 fact = score_answers(given["others"], [ours] * len(given["others"]))
                 row |= {"near": sum(right["near"]), "refused": sum(right["others"]), "our fact": sum(fact)}
-            row |= {f"{each} marks": marks(right.get(each, [])) for each in ("held-out", "general", "near")}
+            row |= {f"{each} marks": marks(right.get(each, [])) for each in ("held-out", "paraphrase", "general", "near")}
             add(row | {"setting": json.dumps(setting), "seconds": round(time.perf_counter() - start)} | about)
             with ANSWERS.open("a", encoding="utf-8") as file:
                 texts = {each: [answer.text for answer in answers] for each, answers in given.items()}
