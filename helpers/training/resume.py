@@ -2,13 +2,13 @@
 import hashlib
 import json
 import re
-import shutil
 import zipfile
 from pathlib import Path
 
 from safetensors import safe_open
 
 from helpers.model.weights import base_hash
+from helpers.moving import move
 from helpers.training.saving import written_whole
 
 SETTINGS_FILE = "settings.json"
@@ -91,7 +91,7 @@ def where_to_begin(trainer) -> str | None:
         checkpoint, sentence = None, f"{reason} was here and is kept in {_set_aside(folder).name}."
     for damaged in _checkpoints(folder).values():
         if checkpoint_problem(damaged):  # a whole one of the same step takes its place
-            damaged.rename(_free(damaged.with_name(damaged.name.replace("checkpoint", "damaged"))))
+            move(damaged, _free(damaged.with_name(damaged.name.replace("checkpoint", "damaged"))))
     with written_whole(folder / SETTINGS_FILE) as file:
         file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     where = "Training goes on after step {} of {}.".format(*_steps(checkpoint)) if checkpoint else "Training begins at step 0."
@@ -110,7 +110,7 @@ def _set_aside(folder: Path) -> Path:
     previous.mkdir()
     for path in [*_checkpoints(folder).values(), folder / SETTINGS_FILE]:
         if path.exists():
-            shutil.move(path, previous)
+            move(path, previous / path.name)
     return previous
 
 

@@ -2,7 +2,6 @@
 import filecmp
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from helpers import at_home
 from helpers.data.rows import collate
 from helpers.model.weights import base_dtype, base_hash
+from helpers.moving import move
 
 RECORD_FILE, GENERATION_FILE = "training_record.json", "generation_config.json"
 
@@ -30,27 +30,21 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+    try:
+        _put(part, path)
+    except PermissionError as error:
+        raise PermissionError(f"{path} can't be replaced ({error.strerror}); nothing is lost: what was written is in {part}") from error
+
+
+def _put(part: Path, path: Path) -> None:
     if part.is_dir() and path.is_dir():
         if _same(part, path):
             _remove(part)
             return
         previous = path.with_name(f"{path.name}_previous")
         _remove(previous)
-        _move(path, previous, part)
-    _move(part, path, part)
-
-
-def _move(path: Path, target: Path, written: Path) -> None:
-    """Rename; try again for two seconds, for on Windows a virus scanner may have a file open."""
-    end = time.monotonic() + 2
-    while True:
-        try:
-            path.replace(target)
-            return
-        except PermissionError as error:
-            if time.monotonic() > end:
-                raise PermissionError(f"{path} can't be moved to {target} ({error.strerror}); nothing is lost: what was written is in {written}") from error
-            time.sleep(0.1)
+        move(path, previous)
+    move(part, path)
 
 
 def _same(one: Path, other: Path) -> bool:

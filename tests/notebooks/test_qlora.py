@@ -1,5 +1,4 @@
 """QLoRA as notebook 14 loads it, on the CPU, where bitsandbytes works too, if slowly."""
-import os
 import re
 import sys
 from importlib.util import find_spec
@@ -13,16 +12,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
 
 from helpers.adapter.diagnosis import diagnose_adapter
+from helpers.model.base_model import base_model_path
 from helpers.model.hardware import training_precision
 from helpers.training.memory import estimate_memory
 
 pytestmark = pytest.mark.slow
 
 
+NEEDS_PACKAGE = pytest.mark.skipif(not find_spec("bitsandbytes"), reason='bitsandbytes is not installed: pip install -e ".[qlora]" (.ci/run: after all other tests)')
+
+
 @pytest.fixture
-def load_model():
+def cells():
+    return {cell.id: cell.source for cell in read(FOLDER / "14_beyond_this_laptop.ipynb").cells}
+
+
+@pytest.fixture
+def load_model(cells):
     """Take the function from the notebook."""
-    cells = {cell.id: cell.source for cell in read(FOLDER / "14_beyond_this_laptop.ipynb").cells}
     names = {}
     exec("\n".join(cells[name] for name in ("imports", "imports-2", "qlora-load")), names)
     assert names["USE_QLORA"] is False
@@ -50,10 +57,15 @@ def test_without_the_package_a_sentence_says_what_to_install(load_model, tiny_qw
         load_model(tiny_qwen3, qlora=True)
 
 
+@NEEDS_PACKAGE
+def test_the_base_model_packed_takes_what_was_predicted(cells, load_model, capsys):
+    exec(cells["qlora-here"], load_model.__globals__ | {"model_path": base_model_path()})
+    packed, predicted, whole = map(float, re.findall(r"([\d.]+) GB", capsys.readouterr().out))
+    assert packed == pytest.approx(predicted, abs=0.011) and packed < 0.3 * whole
+
+
+@NEEDS_PACKAGE
 def test_a_packed_model_is_small_and_an_adapter_beside_it_learns(load_model, model_of_blocks, tmp_path):
-    if not find_spec("bitsandbytes"):
-        assert not os.environ.get("CI"), 'CI must run QLoRA: it installs -e ".[qlora]"'
-        pytest.skip('bitsandbytes is not installed: pip install -e ".[qlora]"')
     model = load_model(model_of_blocks, qlora=True)
     packed = {name: weight.clone() for name, weight in model.state_dict().items()}
     needs = estimate_memory(AutoModelForCausalLM.from_pretrained(model_of_blocks).config, method="qlora", dtype=torch.bfloat16)
@@ -78,8 +90,7 @@ def test_a_packed_model_is_small_and_an_adapter_beside_it_learns(load_model, mod
         assert diagnosis.verdict == "trained" and not [check for check in diagnosis.checks if check.ok is False], str(diagnosis)
 
 
-def test_the_switch_of_the_command_line_packs_in_the_same_way(load_model):
-    text = next(cell.source for cell in read(FOLDER / "14_beyond_this_laptop.ipynb").cells if cell.id == "qlora-read")
-    flags = re.search(r"`(--load_in_4bit [^`]+)`", text)[1].split()
+def test_the_switch_of_the_command_line_packs_in_the_same_way(cells, load_model):
+    flags = re.search(r"`(--load_in_4bit [^`]+)`", cells["qlora-read"])[1].split()
     [options] = TrlParser(ModelConfig).parse_args_and_config(flags)
     assert get_quantization_config(options).to_dict() == load_model.__globals__["four_bits"].to_dict()
