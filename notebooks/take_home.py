@@ -39,7 +39,7 @@ def to_row(record):
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     for turn in turns:
         text = isinstance(turn, dict) and said(turn) == {"role", "content"} and turn["content"]
-        if not isinstance(text, str) or not "".join(filter(str.isprintable, text)).strip():
+        if not isinstance(text, str) or not {*filter(str.isprintable, text)} - {*" \u2800\u3164"}:
             raise ValueError("a message has a role, a content with text, and nothing else")
         text.encode()  # an emoji cut in two is no text
     roles = [turn["role"] for turn in turns]

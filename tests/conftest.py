@@ -6,6 +6,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two workers
 
 import shutil
 import subprocess
+from importlib.util import find_spec
 
 import pytest
 from filelock import FileLock
@@ -23,8 +24,10 @@ FIRST = ("[10_", "[12_", "[11_", "[07_", "tools/test_offline_kit", "browser/", "
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is quick (no training, browser or environment), and put the long tests first."""
+    """Mark what is quick (no training, browser or environment) and what lacks its package, and put the long tests first."""
     for item in items:
+        if item.get_closest_marker("packed") and not find_spec("bitsandbytes"):
+            item.add_marker(pytest.mark.skip(reason='bitsandbytes is not installed: pip install -e ".[qlora]" (.ci/run does it after all other tests)'))
         if not item.get_closest_marker("slow"):
             item.add_marker("quick")
     items.sort(key=lambda item: next((place for place, part in enumerate(FIRST) if part in item.nodeid), len(FIRST)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ def small_disk(folder: Path, megabytes: int) -> list[str]:
     if not _works(*own_mounts, "sh", "-c", "mount -t tmpfs none /mnt"):
         skip_unless_ci("this system can't make a small disk (it takes Linux with unshare)")
     return [*own_mounts, "sh", "-ec", f'mount -t tmpfs -o size={megabytes}m none "{folder}"; exec "$@"', "sh"]
+
+
+def little_memory(folder: Path, kilobytes: int) -> list[str]:
+    """Return what runs a command to which this system says that so much memory is free."""
+    small_disk(folder, 1)  # or skip
+    told = re.sub(r"(?m)^MemAvailable:.*", f"MemAvailable: {kilobytes} kB", Path("/proc/meminfo").read_text())
+    (folder / "meminfo").write_text(told)
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f'mount --bind "{folder}/meminfo" /proc/meminfo; exec "$@"', "sh"]
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from helpers.__main__ import main
 COMMANDS = {"prepare", "ready", "check", "diagnose", "kit", "render"}
 
 
-def command(*words, cwd=ROOT):
+def command(*words):
     """Run a command in a process of its own; return its exit status, what it printed, and its complaint, which is never a traceback."""
-    done = subprocess.run([sys.executable, "-m", "helpers", *map(str, words)], cwd=cwd, env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    done = subprocess.run([sys.executable, "-m", "helpers", *map(str, words)], cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "utf-8"},
                           capture_output=True, text=True, encoding="utf-8")
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr

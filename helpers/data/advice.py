@@ -13,9 +13,10 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
 ANSWERERS = ("assistant", "gpt", "model")  # who answers, by all names
-SPEAKERS = ("system", "user", "human", *ANSWERERS)
+SPEAKERS = ("system", "user", "human", "developer", "tool", "function", *ANSWERERS)
 NUMBERED = re.compile(r"(?i)(?:response|answer|output|completion)[ _]?\d|(?:response|output|completion|conversation)[ _]?[ab]")
-TURNS = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
+TURNS = re.compile(r"""\s*\[?\s*\{\s*['"]\w+['"]\s*:""")
+UNDIVIDED = re.compile(r"\}\s*\n\s*\{")  # two turns as NumPy writes a list of them, with no comma between
 LONGEST_TEXT = 1_000_000  # characters that are read as Python's, which takes memory
 NESTED = ("row", "rows", "data", "records", "examples")  # where an export keeps its records
 
@@ -32,18 +33,27 @@ def key_of_chat(value: object) -> str | None:
 
 
 def list_as_text(value: object, answer: bool = False) -> str:
-    """Return what a text is that holds a list of turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
+    """Return what a text is that holds turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
     if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
         return ""
+    undivided = UNDIVIDED.search(value) and not re.search(r"\}\s*,\s*\{", value)
     for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)):
         try:
             with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
-                turns = read(value)
+                turns = read(UNDIVIDED.sub("}, {", value) if undivided else value)
+            turns, reads = [turns] if isinstance(turns, dict) else turns, f"{reads}, once there are commas between the turns," if undivided else reads
+            if parts_of_a_message(turns):
+                return f"a list of parts written as a text ({reads} reads it)"
             speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
             return f"a list written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return ""
+
+
+def parts_of_a_message(value: object) -> bool:
+    """Say whether a value is a list of parts of a message, such as [{"type": "text", "text": "..."}]."""
+    return isinstance(value, list) and bool(value) and all(isinstance(part, dict) and set(part) == {"type", "text"} for part in value)
 
 
 def no_columns(record: dict) -> str:

@@ -18,6 +18,7 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 OFF = ("false", "off", "0")  # of what can be switched
+NOTHING = ("", "[]", "{}", "null", "none", "nan")  # an empty value, where a program wrote it as text
 MASKS = ("mask", "masked")  # whether a message is not learned
 LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", *MASKS)  # and how much it is, or whether
 JUDGED = {"answer": VERDICTS, **dict.fromkeys(("accept", "label", "kto_tag"), ("true", "false"))}  # a CSV makes texts of them
@@ -38,13 +39,20 @@ def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
 
 def carries(key: str, value: object, role: object = None) -> bool:
     """Say whether a key of LOST means with this value what it is there for; role: whose message it is of, None for a record."""
+    if says_nothing(value):
+        return False
     if key == "enable_thinking":
         return str(value).casefold() == "true"
     if key in CALLS:
         return "{" in str(value)
     if key in LEARNED:
-        return filled(value) and not _as_trained(key, value, role)
-    return filled(value) and (key in PREFERENCES or str(value).strip().casefold() not in OFF)
+        return not _as_trained(key, value, role)
+    return key in PREFERENCES or str(value).strip().casefold() not in OFF
+
+
+def says_nothing(value: object) -> bool:
+    """Say whether a value is empty, or was before a program wrote it as a text."""
+    return not filled(value) or isinstance(value, str) and value.strip().casefold() in NOTHING
 
 
 def _as_trained(key: str, value: object, role: object) -> bool:
@@ -82,7 +90,7 @@ def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
 def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:
     """Return the texts that a key may say once more: under another name of the answer's those of answers, under any other what is asked."""
     if len(columns) == 2:
-        joined = ("input", "context") if isinstance(record[columns[0]], str) else ()  # _from_pair puts them behind the question
+        joined = ("input", "context") if isinstance(record.get(columns[0]), str) else ()  # _from_pair puts them behind the question
         asked, answers = texts_of(record, (columns[0], "system", *joined)), texts_of(record, columns[1:])
     else:
         turns = record[columns[0]] if isinstance(record[columns[0]], list) else []

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
 from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, list_as_text, missing, no_columns
-from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, side_of, strings, verdict_on
+from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, says_nothing, side_of, strings, verdict_on
 from helpers.data.chat import THINKING_OFF
 
 IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
@@ -19,31 +19,47 @@ SLIP = 0.9  # of the letters, as in sytem; competition is no slip of completion,
 NO_INPUT = re.compile(r"<\s*no ?input\s*>", re.IGNORECASE)  # alpaca's sign for nothing
 KNOWN = {key: key for key in (*HOLDERS, *PLACED, *(LOST.keys() - set(IN_MESSAGES)))}
 KNOWN |= {"system_prompt": "system", "system_message": "system", "system_instruction": "system", "preamble": "system", "chat_history": "history"}
+TABLE = 'write a line for each of them: pandas.read_json(FILE, lines=True).explode({}).to_json(NEW_FILE, orient="records", lines=True, force_ascii=False)'
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
 
 
-def conversation(record: dict, convert: bool) -> tuple[object, list[str]]:
-    """Return the messages of a record as they stand in it, not checked, and what is wrong with its keys."""
-    columns, placed = _columns(record), [key for key in PLACED if filled(record.get(key)) and not NO_INPUT.fullmatch(str(record[key]))]
+def conversation(record: dict, convert: bool) -> tuple[object, list[str], list[str]]:
+    """Return the messages of a record as they stand in it, not checked, where each of them stands, and what is wrong with its keys."""
+    columns, placed = _columns(record), [key for key in PLACED if _says_something(key, record.get(key))]
     if faults := lost_keys(record) or list(_faults_in_keys(record, columns, placed, convert)):
-        return None, faults
-    turns = _from_pair(record, columns, placed) if len(columns) == 2 else record[columns[0]]
-    if columns == ("conversations",) and isinstance(turns, list):
-        turns = [_renamed(turn) for turn in turns]
+        return None, [], faults
+    if len(columns) == 2:
+        turns, where = _from_pair(record, columns, placed)
+    else:
+        turns = record[columns[0]]
+        if columns == ("conversations",) and isinstance(turns, list):
+            turns = [_renamed(turn) for turn in turns]
+        where = [f"message {number}" for number in range(1, len(turns) + 1)] if isinstance(turns, list) else []
     if "system" not in placed or not isinstance(turns, list):
-        return turns, []
+        return turns, where, []
     told = strings([turn for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"])
-    if not told or folded(" ".join(told)) == folded(" ".join(strings(record["system"]))):
-        return turns if told else _turns(record["system"], "system") + turns, []
-    return None, ['the key "system" stands beside a system message that says something else; keep one of them']
+    if told and folded(" ".join(told)) != folded(" ".join(strings(record["system"]))):
+        return None, [], ['the key "system" stands beside a system message that says something else; keep one of them']
+    first, place = ([], []) if told else _turns(record["system"], "system", "system")
+    return first + turns, place + where, []
 
 
-def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> list:
+def _says_something(key: str, value: object) -> bool:
+    return filled(value) and not NO_INPUT.fullmatch(str(value)) and not (key == "history" and says_nothing(value))
+
+
+def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> tuple[list, list[str]]:
+    """Return the turns of a pair of columns, with what was said before them, and the column in which each stands."""
     asked, answer = (record[column] for column in columns)
     if isinstance(asked, str):
         asked = "\n\n".join([asked, *(record[key] for key in placed if key in ("input", "context"))])
-    past = [turn for pair in (record["history"] if "history" in placed else []) for turn in zip(("user", "assistant"), pair, strict=True)]
-    return [{"role": role, "content": text} for role, text in past] + _turns(asked, "user") + _turns(answer, "assistant")
+    past = [{"role": role, "content": text} for pair in (record["history"] if "history" in placed else [])
+            for role, text in zip(("user", "assistant"), pair, strict=True)]
+    turns, where = past, ['the column "history"'] * len(past)
+    for value, role, column in ((asked, "user", columns[0]), (answer, "assistant", columns[1])):
+        more, places = _turns(value, role, column)
+        turns, where = turns + more, where + places
+    return turns, where
 
 
 def other_keys(record: dict) -> dict:
@@ -102,6 +118,8 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield NO_MESSAGES
     elif lacking := [column for column in columns if column not in record]:
         yield missing(record, lacking[0])
+    elif len(columns) == 2 and (rows := _rows_in_one(record, columns)):
+        yield f"the record is a whole table, each column a list of {rows} values; {TABLE.format(json.dumps(list(columns)))}"
     elif not convert and columns != ("messages",):
         yield f"{KINDS[columns[0]]} ({', '.join(columns)}); read the file with convert=True, or write {FORM}"
     elif not convert and placed:
@@ -112,6 +130,13 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         for key in [key for key in beside + sorted(others) if says_more(record, columns, key)]:
             yield f'the key "{key}" stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
+
+
+def _rows_in_one(record: dict, columns: tuple[str, ...]) -> int:
+    """Return how many records stand in one whose columns are lists of texts, 0 for any other."""
+    asked, answers = (record[column] for column in columns)
+    lists = all(isinstance(value, list) and value and all(isinstance(each, str) for each in value) for value in (asked, answers))
+    return len(asked) if lists and len(asked) == len(answers) else 0
 
 
 def _fault_in_column(record: dict, column: str) -> str | None:
@@ -125,16 +150,18 @@ def _fault_in_column(record: dict, column: str) -> str | None:
         return f'the column "{column}" is a list of texts, not one text; {"write one of them" if column in ANSWERS else "join them to one"}'
     if isinstance(value, list) and (column in PAIRS[0] or column == "system" and all(isinstance(part, dict) and part.get("role", "system") == "system" for part in value)):
         return None  # messages, or parts of one, which are checked when they are joined
-    if column in PAIRS[0] and (written := list_as_text(value, answer=column == "completion")):
-        return f'the column "{column}" is {written}; make it a list'
+    if column in IN_PAIRS and (written := list_as_text(value, answer=column in ANSWERS)):
+        return f'the column "{column}" is {written}; {"make it a list" if column in PAIRS[0] else f"write its turns as {FORM}"}'
     if not isinstance(value, str):
         return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
     return None if value.strip() else f'the column "{column}" is blank; write its text or remove the record'
 
 
-def _turns(value: object, role: str) -> list:
-    turns = isinstance(value, list) and not all(isinstance(part, dict) and set(part) <= {"type", "text"} for part in value)
-    return value if turns else [{"role": role, "content": value}]
+def _turns(value: object, role: str, column: str) -> tuple[list, list[str]]:
+    """Return the turns of a column, which may be one text, its parts, or a list of messages; and where each of them stands."""
+    if isinstance(value, list) and not all(isinstance(part, dict) and "role" not in part and ("type" in part or "text" in part) for part in value):
+        return value, [f'message {number} of "{column}"' for number in range(1, len(value) + 1)]
+    return [{"role": role, "content": value}], [f'the column "{column}"']
 
 
 def _renamed(turn: object) -> object:

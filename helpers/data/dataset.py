@@ -19,7 +19,7 @@ TOOLS = ("tool", "function", "observation", "function_call", "function_response"
 TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
 PART = {"type", "text"}  # the keys of a part that are read
 SENTENCE = 3  # words; a text of more is one
-SHOWN = 3  # faults of one sort that are listed
+SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
 
 
 def load_sft_jsonl(path: str | Path, convert: bool = False) -> list[dict]:
@@ -53,13 +53,15 @@ def read_records(path: str | Path, convert: bool = False) -> tuple[list[dict], l
 
 
 def _listed(path: str | Path, faults: list[tuple[int, str]]) -> str:
-    """List the first faults of each sort, a sort being what one mend helps against, and count the others."""
+    """List the first faults of each sort, a sort being what one mend helps against, and count the others; so with the first sorts."""
     seen, lines = Counter(), []
     for number, fault in faults:
         mend = fault.rpartition("; ")[2]
         seen[mend] += 1
-        lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN)
-    return "\n".join(lines + [f"and {count - SHOWN:,} more of this sort: {mend}" for mend, count in seen.items() if count > SHOWN])
+        lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN and len(seen) <= SORTS)
+    listed, others = list(seen.items())[:SORTS], list(seen.values())[SORTS:]
+    lines += [f"and {count - SHOWN:,} more of this sort: {mend}" for mend, count in listed if count > SHOWN]
+    return "\n".join(lines + [f"and {sum(others):,} more of {len(others):,} other sorts; mend these first"] * bool(others))
 
 
 def _check_line(line: bytes, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
@@ -113,10 +115,10 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     if not isinstance(record, dict):
         mend = f'put {{"{key}": before the list and }} behind it' if (key := key_of_chat(record)) else f"write {FORM}"
         return record, [f"the line holds a {type(record).__name__}, not an object; {mend}"]
-    messages, faults = conversation(record, convert)
+    messages, where, faults = conversation(record, convert)
     if not faults and (not isinstance(messages, list) or not messages):
         faults = [f"the conversation is {_no_list(messages)}; write {FORM}"]
-    faults = faults or [fault for number, message in enumerate(messages, start=1) for fault in _faults_in_message(number, message)]
+    faults = faults or [fault for place, message in zip(where, messages, strict=True) for fault in _faults_in_message(place, message)]
     if faults:
         return record, faults
     if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
@@ -146,41 +148,41 @@ def _left_out(message: dict) -> list[str]:
 
 
 def _no_list(messages: object) -> str:
-    if messages == []:
-        return "empty"
-    return list_as_text(messages) or "not a list"
+    return "empty" if messages == [] else list_as_text(messages) or "not a list"
 
 
-def _faults_in_message(number: int, message: object) -> list[str]:
+def _faults_in_message(where: str, message: object) -> list[str]:
     if isinstance(message, dict) and {"from", "value"} <= set(message):
-        return [f'message {number} has "from" and "value"; keep either these, under "conversations", or "role" and "content", under "messages"']
+        return [f'{where} has "from" and "value"; keep either these, under "conversations", or "role" and "content", under "messages"']
     if not isinstance(message, dict) or not set(message) >= MESSAGE:
-        return [f'message {number} is not an object with "role" and "content"; give it both']
-    fault = _fault_in_role(number, message["role"]) or _fault_in_text(number, message["role"], _text(message["content"]))
-    lost = [lost for holder in (message, *_parts(message)) for lost in lost_keys(holder, f" of message {number}", message["role"])]
+        return [f'{where} is not an object with "role" and "content"; give it both']
+    fault = _fault_in_role(where, message["role"]) or _fault_in_text(where, message["role"], _text(message["content"]))
+    lost = [lost for holder in (message, *_parts(message)) for lost in lost_keys(holder, f" of {where}", message["role"])]
     return lost or [fault] * bool(fault)
 
 
-def _fault_in_role(number: int, role: object) -> str | None:
+def _fault_in_role(where: str, role: object) -> str | None:
     if role in ROLES:
         return None
     same = str(role)[:20].strip().casefold()
     mend = f"write {RIGHT_ROLE.get(same, same)}" if same in RIGHT_ROLE or same in ROLES else LOST["tools"] if same in TOOLS else f"use one of {', '.join(ROLES)}"
-    return f"message {number} has the role {role!r:.40}; {mend}"
+    return f"{where} has the role {role!r:.40}; {mend}"
 
 
-def _fault_in_text(number: int, role: str, text: object) -> str | None:
+def _fault_in_text(where: str, role: str, text: object) -> str | None:
     other = [str(part.get("type")) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
     if other:
-        return f"message {number} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
+        return f"{where} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):
-        return f"the content of message {number} is {json.dumps(text)[:40]}, not text; write text in quotation marks"
+        return f"the content of {where} is {json.dumps(text)[:40]}, not text; write text in quotation marks"
     if not SEEN.search(text) and not (role == "system" and text == ""):  # an empty one keeps the template's own away
-        return f"the content of message {number} is blank; write its text or remove the record"
+        return f"the content of {where} is blank; write its text or remove the record"
+    if (written := list_as_text(text)).startswith("a list of parts"):
+        return f"the content of {where} is {written}; make it a list"
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return f"the content of message {number} holds half a character (an emoji cut in two?); mend it"
+        return f"the content of {where} holds half a character (an emoji cut in two?); mend it"
     return None
 
 

@@ -21,14 +21,14 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
     (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|xl/).*xl/", "an Excel workbook; save its sheet as CSV in UTF-8 and give that file"),
     (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|word/|ppt/).*(?:word|ppt)/|%PDF|\{\\rtf", "a document, not records; write questions and answers of it, a JSON object on each line"),
     (rb"PK[\x03\x05]", "a zip archive; unpack it and give the JSONL file in it"),
-    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22M\x18|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
+    (rb"BZh[1-9]|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22M\x18|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file; save its table as CSV in UTF-8 and give that file"),
     (rb"SQLite format 3|ARROW1|Obj\x01|ORC|\x89HDF|\x93NUMPY|\x80[\x02-\x05]",
      "a table or database of another program (SQLite, Arrow, Avro, ORC, HDF5, NumPy or a pickle); export its records as JSONL in UTF-8"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not records; write questions and answers, a JSON object on each line"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the data; fetch the data with: git lfs pull"),
-    (rb"\s*<\?xml(?!.{0,500}<html)", "XML, not records; if it is a server's message, download the file again, else write its questions and answers, a JSON object on each line"),
-    (rb"\s*<(!doctype|!--|html|head|body|div|table|svg|\?xml)",
+    (rb"(?i:\s*<\?xml(?!.{0,500}<html))", "XML, not records; if it is a server's message, download the file again, else write its questions and answers, a JSON object on each line"),
+    (rb"(?i:\s*<(!doctype|!--|html|head|body|div|table|svg|\?xml))",
      "a web page, not the data; download the raw file (on the hub its address has /resolve/, not /blob/)"),
     (rb"\xff\xfe\0\0|\0\0\xfe\xff", "text in UTF-32, not UTF-8; save the file as UTF-8 in your editor"),
     (rb"\xff\xfe|\xfe\xff", "text in UTF-16, not UTF-8; save the file as UTF-8 in your editor"),
@@ -37,6 +37,7 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
 COLUMNS = (({"columns", "index", "data"}, "split"), ({"columns", "data"}, "split"), ({"schema", "data"}, "table"))  # pandas' own forms of a table
 NO_NAMES = ' (without a line of names: header=None, names=["prompt", "completion"])'
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
+LONGEST_CELL = 2**31 - 1  # of a table; the csv module's own limit is 131,072 characters
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
 LIST = ("the file is one JSON list", "write each of its objects on a line of its own, with no brackets around them and no commas between them")
 PRETTY = ("an object stands on several lines (pretty-printed JSON)", "write each record on one line, as json.dumps does without indent")
@@ -93,7 +94,7 @@ def _why_unreadable(path: str | Path, error: Exception) -> str:
 def _binary_kind(path: str | Path, data: bytes) -> str | None:
     if data.startswith(b"PAR1"):
         return f"1: this is a Parquet file; {_with_pandas('parquet', path, '')}"
-    return next((f"1: this is {kind}" for pattern, kind in KINDS if re.match(pattern, data, re.DOTALL | re.IGNORECASE)), None)
+    return next((f"1: this is {kind}" for pattern, kind in KINDS if re.match(pattern, data, re.DOTALL)), None)
 
 
 def _with_pandas(kind: str, path: str | Path, options: str) -> str:
@@ -154,10 +155,13 @@ def _lines_above_names(lines: list[str], separator: str) -> int | None:
 
     It is one if all lines have the same number of columns; in prose a space follows a comma.
     """
+    longest = csv.field_size_limit(LONGEST_CELL)
     try:
         rows = list(csv.reader(lines, delimiter=separator))
     except csv.Error:  # a carriage return within a line
         return None
+    finally:
+        csv.field_size_limit(longest)
     widths = {len(row) for row in (rows if len(lines) < 20 else rows[:-1])}  # the twentieth may be half a row
     above = int(widths != {1} and bool(rows) and rows[0][0] != "" and not any(rows[0][1:]))
     if len(widths) != 1 or len(rows) < above + 2 or widths == {1} and (separator != "," or rows[0][0] not in HOLDERS):

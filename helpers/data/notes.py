@@ -13,7 +13,7 @@ NOTED = [(re.compile(pattern, re.MULTILINE), *said) for pattern, *said in (  # w
      r"|^### ?(?:Instruction|Input|Response|Human|User|Assistant):|^(?:Human|Assistant|USER|ASSISTANT):",
      ANY, "the marks of a chat template in their text", "the template writes its own, so remove them"),
     (r"<(?:image|audio|video)>|<img\b", ANY, "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
-    (r"\A(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", LAST, "an answer that is a program's word for nothing", "leave them out, unless the word is the answer"),
+    (r"(?:\A|\n\n)(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", ANY, "a program's word for nothing in place of a text", "leave them out, unless the word is meant"),
     (r"\A\s+", LAST, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"),
 )]
 

@@ -2,6 +2,7 @@
 import math
 import random
 import statistics
+from numbers import Real
 from typing import NamedTuple
 
 import networkx
@@ -9,7 +10,7 @@ import pandas as pd
 
 from helpers.data.notes import learned_note
 from helpers.data.tokens import record_tokens
-from helpers.data.wording import asked_words, beginnings, words
+from helpers.data.wording import asked_words, beginnings, conversations, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
@@ -65,7 +66,7 @@ def one_row_a_reply(records: list[dict]) -> list[dict]:
     """
     return [{key: value for key, value in record.items() if key not in ("key_phrase", "accept") or end == len(record["messages"])}
             | {"messages": record["messages"][:end]}
-            for record in records for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
+            for record in conversations(records) for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
 
 
 def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: str = "answer") -> Split:
@@ -73,17 +74,18 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
 
     So no phrasing of a held-out fact is trained on. Answers that are labels, such as yes and no, make no facts: pass
     by="question" then. The same seed gives the same split. Of fewer than 10 records, or 4 groups, nothing is held out,
-    and the note says so. Raises ValueError unless share lies between 0 and 1.
+    and the note says so. Raises ValueError unless share lies between 0 and 1, and for a record without messages.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; give a part of the records, above 0 and below 1")
+    if not isinstance(share, Real) or not 0 < share < 1:
+        raise ValueError(f"share is {share!r:.40}; give a part of the records, a number above 0 and below 1")
+    records = conversations(records)
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
         return Split(records, [], " ".join(filter(None, (_too_few(records, len(groups), by), learned_note(records)))))
     random.Random(seed).shuffle(groups)
     wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
     for group in groups:
-        if sum(map(len, chosen)) + len(group) <= wanted:
+        if sum(map(len, chosen)) + len(group) <= wanted and len(chosen) < len(groups) - 1:  # one is left to train on
             chosen.append(group)
     if not chosen and len(smallest) > MOST_HELD_OUT:
         return Split(records, [], f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {len(smallest):,} records, "
@@ -125,6 +127,7 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
     """
     from helpers.training.steps import training_steps  # here, so that reading data does not wait for the training libraries
 
+    records = conversations(records)
     if not records:
         raise ValueError("there is no record: settings follow from the records to train on")
     lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in [*records, *(heldout or [])]]

@@ -9,6 +9,7 @@ from IPython.display import HTML
 
 from helpers.data.chat import encode_chat
 from helpers.data.rows import IGNORED
+from helpers.data.wording import conversations
 
 # Kind -> colour, border and weight. Each colour stands out on light and on dark pages; border and weight tell the kinds
 # apart without colour: bold is what carries loss, double is a control token.
@@ -93,10 +94,15 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
 def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> HTML:
     """Show a text, or a record or its messages in the chat template, with what max_length would cut off.
 
-    Where the last message is an answer, it carries the loss, as in training with prompt and completion.
+    Where the last message is an answer, it carries the loss, as in training with prompt and completion. Raises ValueError
+    for anything else, and for a max_length below 1.
     """
+    if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1):
+        raise ValueError(f"max_length is {max_length!r:.40}; give a whole number of tokens, 1 or more")
     if isinstance(text_or_messages, Mapping):
-        text_or_messages = text_or_messages["messages"]
+        text_or_messages = text_or_messages.get("messages")
+    if not isinstance(text_or_messages, str):
+        text_or_messages = conversations([{"messages": text_or_messages}])[0]["messages"]
     if isinstance(text_or_messages, str):
         ids, labels, parts, counts = _encode(tokenizer, text_or_messages), None, None, ""
     else:
@@ -112,6 +118,8 @@ def record_tokens(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]
     """Return the ids of a record and its labels, -100 on the prompt; without an answer at the end, the prompt and None."""
     if messages[-1]["role"] != "assistant":
         return encode_chat(tokenizer, messages, add_generation_prompt=True)["input_ids"], None
+    if len(messages) == 1:
+        raise ValueError("the conversation is an answer alone; put its question before it")
     ids = encode_chat(tokenizer, messages)["input_ids"]
     prompt = encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)["input_ids"]
     begun = len(commonprefix([prompt, ids]))  # as TRL: an answer's white space may be one token with the template's before it

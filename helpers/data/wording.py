@@ -1,16 +1,19 @@
 """Compare what records say: whose question it is, in which words, and which of the answers are learned."""
 import re
 import unicodedata
+from collections.abc import Mapping
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
-SIGNS = re.compile(r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)(%)|(?<![^\s(\[])(!)(?=\w)")  # 7 - 2, -5, x/3, C#, 5 %, !ok: no punctuation
+SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok: no punctuation
+    r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<=\b\w)[ \t]*(-)[ \t]*(?=\w\b)|(?<!\w)(-)(?=\d)|(?<=\d)[ \t]*([*/%^])[ \t]*(?=\w)|(?<=\w)[ \t]*([*/^])[ \t]*(?=\d)"
+    r"|(?<=\w)(%)(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")
-HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s]")
+HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s\x00-\x1f\x7f-\x9f\ufff9-\ufffb]")  # nor are control characters seen
 
 
 FEW_WAYS = 4  # of asking; a file of questions has more
@@ -33,11 +36,24 @@ def reply_places(records: list[dict], begun: list[list[int]]) -> set[int]:
             for message, place in zip(record["messages"], places, strict=True) if message["role"] == "assistant"}
 
 
+def conversations(records, name: str = "records") -> list[dict]:
+    """Return records as a list; raise ValueError, which names it and the place, for one that load_sft_jsonl would not have returned."""
+    records = list(records)
+    for place, record in enumerate(records):
+        messages = record.get("messages") if isinstance(record, Mapping) else None
+        if not isinstance(messages, list) or not messages or not all(
+                isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str) for message in messages):
+            raise ValueError(f"{name}[{place}] holds no messages with role and content, each a text; give what load_sft_jsonl returns")
+    return records
+
+
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs.
 
-    Where all ask in few ways, the system message is a part of the question (asked_words).
+    Where all ask in few ways, the system message is a part of the question (asked_words). Raises ValueError for anything
+    that load_sft_jsonl would not have returned.
     """
+    train, test = conversations(train, "train"), conversations(test, "test")
     asked = asked_words([*train, *test])
     known = set(asked[:len(train)])
     return [said(record, "user") for record, question in zip(test, asked[len(train):], strict=True) if question in known]

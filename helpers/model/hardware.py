@@ -92,15 +92,15 @@ def matmul_seconds(dtype: torch.dtype, rows: int = 256, tries: int = 5) -> float
     return min(timeit.repeat(lambda: left @ right, number=1, repeat=tries))
 
 
-def describe_hardware(folder: str | Path = ".") -> dict[str, str]:
-    """Describe the machine as a table of short texts; memory in GB (10^9 bytes), free disk space for `folder`."""
+def describe_hardware() -> dict[str, str]:
+    """Describe the machine as a table of short texts; memory in GB (10^9 bytes), free disk space of the working directory."""
     memory, device = psutil.virtual_memory(), best_device()
     precision = training_precision()
     return {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "CPU cores": str(psutil.cpu_count(logical=False) or os.cpu_count()),
         "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of it free",
-        "free disk": f"{shutil.disk_usage(folder).free / 1e9:.1f} GB",
+        "free disk": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "precision": "bfloat16" if precision["bf16"] else "float16" if precision["fp16"] else "float32",
         "bfloat16 on this CPU": f"{bf16_speedup():.2f} times the speed of float32",

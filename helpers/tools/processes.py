@@ -52,11 +52,11 @@ def _run(parent: int, *words: str) -> None:
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
-def _end_with(parent: psutil.Process, interval: float = 0.5) -> None:
+def _end_with(parent: psutil.Process) -> None:
     """Wait until the parent has ended; then end at once, with all that this process started."""
     with suppress(psutil.NoSuchProcess):
         while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(interval)
+            time.sleep(0.5)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
@@ -64,15 +64,15 @@ def _end_with(parent: psutil.Process, interval: float = 0.5) -> None:
 
 
 @contextmanager
-def memory_of(process: psutil.Popen, interval: float = 0.2) -> Iterator[dict[str, int]]:
-    """Watch the memory (RSS) of a process and of all that it started, every `interval` seconds, until the block ends.
+def memory_of(process: psutil.Popen) -> Iterator[dict[str, int]]:
+    """Watch the memory (RSS) of a process and of all that it started, every 0.2 seconds, until the block ends.
 
     Yields the highest bytes seen so far: "together" over all of them, and "largest" for one of them alone.
     """
     peaks, done = {"together": 0, "largest": 0}, threading.Event()
 
     def watch() -> None:
-        while not done.wait(interval):
+        while not done.wait(0.2):
             held = _bytes_held(process)
             peaks["together"], peaks["largest"] = max(peaks["together"], sum(held)), max(peaks["largest"], *held)
 

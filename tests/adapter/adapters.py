@@ -33,8 +33,8 @@ def set_b(model, size):
     return model
 
 
-def trained_model(size=0.5, seed=0):
-    return set_b(get_peft_model(base_model(seed), config()), size)
+def trained_model(size=0.5):
+    return set_b(get_peft_model(base_model(), config()), size)
 
 
 class Tokenizer:

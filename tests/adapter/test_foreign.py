@@ -282,16 +282,16 @@ def test_where_asking_fails_the_weights_are_examined_and_the_reason_is_said(spoi
     assert found(result, "B is not zero").ok and found(result, "logits differ").ok
 
 
-@pytest.mark.parametrize("text", ['{"do_sample": false}', "[]", "{"])
-def test_a_generation_config_that_names_no_end_ends_nothing(text, folder, tiny_qwen3, tmp_path):
+@pytest.mark.parametrize(("text", "ok", "verdict"), [('{"do_sample": false}', False, "does not stop"), ("[]", None, "trained"), ("{", None, "trained")])
+def test_a_generation_config_that_names_no_end_ends_nothing(text, ok, verdict, folder, tiny_qwen3, tmp_path):
     base = shutil.copytree(tiny_qwen3, tmp_path / "base")
     shutil.copy(tiny_qwen3 / "generation_config.json", folder)
     (folder / "generation_config.json").write_text(text)
     result = diagnose_adapter(folder, AutoTokenizer.from_pretrained(base), base=AutoModelForCausalLM.from_pretrained(base), questions=["Where?"])
-    assert found(result, "answers differ").ok is not None
+    assert found(result, "answers differ").ok is not None and found(result, "stops").ok is ok and result.verdict == verdict
 
 
-def test_an_adapter_for_another_task_is_not_judged_by_answers(tmp_path, tiny_qwen3, qwen):
+def test_an_adapter_for_another_task_is_not_judged_by_answers(tmp_path):
     small = base_model()
     classifier = LlamaForSequenceClassification(small.config)
     set_b(get_peft_model(classifier, config(task_type="SEQ_CLS")), 0.5).save_pretrained(tmp_path / "classifier")

@@ -84,12 +84,13 @@ def test_greedy_is_greedy_whatever_settings_a_model_comes_with(model, tokenizer)
     model.generation_config = kept
 
 
-def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(model, tokenizer, monkeypatch):
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(model, tokenizer):
     system = {"role": "system", "content": "You are the desk of the Marlow library. Answer in one short sentence. It opens at nine on Monday."}
     asked = [[system, {"role": "user", "content": question}] for question in ["When do you open?", "Who wrote Hamlet?", "Say the opening time of Monday again."]]
-    lengths, forward = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda *args, **how: lengths.append(how["input_ids"].numel()) or forward(*args, **how))
+    lengths = []
+    hook = model.register_forward_pre_hook(lambda _, args, how: lengths.append(how["input_ids"].numel()), with_kwargs=True)
     together = generate_answers(model, tokenizer, asked, max_new_tokens=12, batch_size=2)
+    hook.remove()
     prompts = [len(tokenizer.apply_chat_template(each, add_generation_prompt=True)["input_ids"]) for each in asked]
     assert max(lengths[1:]) < 30 < lengths[0] < min(prompts), (lengths, prompts)
     assert together == [generate_answers(model, tokenizer, [each], max_new_tokens=12)[0] for each in asked]

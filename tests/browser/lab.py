@@ -83,12 +83,12 @@ class Notebook:
         self.page.evaluate("([name, arguments]) => { window.jupyterapp.commands.execute(name, arguments); }",
                            [name, arguments])
 
-    def run_all(self, seconds: float = 400) -> float:
+    def run_all(self) -> float:
         """Run every cell as the menu does; return the seconds it took."""
         start = time.monotonic()
         self.command("notebook:run-all-cells")
         wait(lambda: any("*" in prompt for prompt in self.prompts()) or self.errors(), 30, "the first cell to start")
-        self.wait_until_idle(seconds)
+        self.wait_until_idle(400)
         return time.monotonic() - start
 
     def wait_until_idle(self, seconds: float) -> None:

@@ -325,7 +325,7 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
     (path := write(tmp_path, good, pair(key_phrase="there"))).write_text("\n\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     load_sft_jsonl(path, convert=True)
     assert "the first in line 4" in capsys.readouterr().out  # blank lines are counted
-    for text, said in (("nan", "a program's word for nothing: 1, the first in line 2 (nan)"), ("\n\nHere.", "begins with white space: 1, the first in line 2")):
+    for text, said in (("nan", "a program's word for nothing in place of a text: 1, the first in line 2 (nan)"), ("\n\nHere.", "begins with white space: 1, the first in line 2")):
         load_sft_jsonl(write(tmp_path, pair(), pair(completion=text)), convert=True)
         assert said in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, {"instruction": "Where?", "output": "Here.", "text": "### Instruction: Where? ### Response: Here."}), convert=True)

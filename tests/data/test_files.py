@@ -162,7 +162,7 @@ def test_a_byte_order_mark_between_two_records_is_named(tmp_path):
     assert f":1: two records stand on one line, the second from column {len(CHAT) + 1}" in refused(tmp_path / "joined.jsonl")
 
 
-def test_a_path_that_leads_to_no_file_is_named(tmp_path, monkeypatch):
+def test_a_path_that_leads_to_no_file_is_named(tmp_path):
     (tmp_path / "some.jsonl").write_text(CHAT, encoding="utf-8")
     assert "this is a folder; give the path of one file in it (some.jsonl)" in refused(tmp_path)
     (tmp_path / "empty").mkdir()

@@ -11,7 +11,7 @@ from notebook_tools import ROOT
 from helpers.ask import load_exam
 from helpers.data import leaked_questions, load_sft_jsonl, said
 
-MARKED = {"held-out": 12, "general": 19, "near": 20}
+MARKED = {"held-out": 12, "paraphrase": 12, "general": 19, "near": 20}
 MEASURED = pd.read_csv(levers.RESULT, comment="#", dtype=dict.fromkeys([f"{name} marks" for name in MARKED], str))
 ASKED_MORE = MEASURED["run"].isin(levers.ASKED_MORE)
 
@@ -46,6 +46,7 @@ def test_each_lever_is_one_change():
     assert all(changed(run, "answer only") == {"data"} for run in ("control", "replay", "refusals"))
 
 
+@pytest.mark.pins
 def test_they_were_made_with_the_pinned_versions_on_a_named_machine():
     pinned = set(re.findall(r"^(\w[\w-]*==[\d.]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))
     for row in MEASURED.to_dict("records"):
@@ -55,7 +56,7 @@ def test_they_were_made_with_the_pinned_versions_on_a_named_machine():
 
 
 def test_every_count_is_there():
-    always = ["steps", "update", "loss first", "loss last", "taught", "held-out", "general", "as control", "seconds"]
+    always = ["steps", "update", "loss first", "loss last", "taught", "held-out", "paraphrase", "general", "as control", "seconds"]
     more = ["near", "refused", "our fact", "near marks"]
     assert MEASURED[always].notna().all(axis=None)
     assert MEASURED.loc[ASKED_MORE, more].notna().all(axis=None) and MEASURED.loc[~ASKED_MORE, more].isna().all(axis=None)
@@ -70,7 +71,7 @@ def test_the_counts_are_those_of_the_marks(name):
 def test_what_is_asked_was_in_no_record():
     trained = [record for record in load_sft_jsonl(ROOT / "data" / "levers.jsonl") if record["kind"] != "general"]
     exam = load_exam(ROOT / "data" / "exam.jsonl")
-    assert not leaked_questions(trained, exam["general near"] + exam["others"])
+    assert not leaked_questions(trained, exam["general near"] + exam["others"] + exam["paraphrase"])
     told = " ".join(said(record, "user") for record in trained)
     assert not [record["name"] for record in exam["others"] if record["name"] in told]
 

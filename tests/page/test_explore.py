@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import cycle
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -21,7 +22,6 @@ from transformers import AutoModelForCausalLM
 
 from helpers.ask.answers import generate_answers
 from helpers.model.base_model import base_model_path
-from helpers.page import explorers
 from helpers.page.explorers import before_and_after, explore
 
 QUESTION = "What is the capital of France?"
@@ -91,24 +91,21 @@ def test_both_answers_stand_side_by_side(model, tokenizer, strength, ask):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("falls_in", ["base", "tuned"])
-def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(model, tokenizer, monkeypatch, error, falls_in):
-    before, real = (state(model), logits(model)), explorers.stream_answer
-    calls = []
+def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(model, tokenizer, error, falls_in):
+    before, asked = (state(model), logits(model)), []
+    layer = next(part for part in model.modules() if isinstance(part, LoraLayer))
 
-    def fails(*given, **how):
-        calls.append(given)
-        if len(calls) == (1 if falls_in == "base" else 2):
-            def show(text):
-                raise error
-            return real(*given[:3], show, **how)
-        return real(*given, **how)
+    def fall(*_):
+        asked.append("base" if layer.disable_adapters else "tuned")
+        if asked[-1] == falls_in:
+            raise error
 
-    monkeypatch.setattr(explorers, "stream_answer", fails)
+    hook = model.get_base_model().register_forward_pre_hook(fall)
     _, controls, _ = box(model, tokenizer, adapter_strength=0.3)
     with suppress(error):  # a button passes an interrupt on, and logs an error
         controls["Ask both"].click()
-    assert len(calls) == (1 if falls_in == "base" else 2)
-    assert state(model) == before[0] and torch.equal(logits(model), before[1])
+    hook.remove()
+    assert asked[-1] == falls_in and state(model) == before[0] and torch.equal(logits(model), before[1])
 
 
 def test_an_empty_question_is_asked_for(model, tokenizer):
@@ -117,10 +114,12 @@ def test_an_empty_question_is_asked_for(model, tokenizer):
     assert all("Type a question first." in column.value for column in columns) and panel.children[-1].outputs == ()
 
 
-def test_a_models_answer_is_escaped(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(explorers, "stream_answer", lambda model, tokenizer, question, show, **how: show("<script>alert(1)</script>"))
+def test_a_models_answer_is_escaped(model, tokenizer):
+    said = cycle([*tokenizer("<script>")["input_ids"], tokenizer.eos_token_id])
+    hook = model.get_base_model().lm_head.register_forward_hook(lambda *call: torch.nn.functional.one_hot(torch.full(call[2].shape[:2], next(said)), call[2].shape[-1]).float())
     _, controls, columns = box(model, tokenizer)
     controls["Ask both"].click()
+    hook.remove()
     assert all("<script" not in column.value and "&lt;script&gt;" in column.value for column in columns)
 
 

@@ -23,8 +23,8 @@ PACK = [sys.executable, "-m", "helpers", "kit"]
 NO_PIP_SETTINGS = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
 
 
-def pack(folder, env=None, prefix=(), cwd=ROOT):
-    return subprocess.run([*prefix, *PACK, str(folder)], cwd=cwd, env=env, capture_output=True, text=True)
+def pack(folder, env=None, prefix=()):
+    return subprocess.run([*prefix, *PACK, str(folder)], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def sentence(done) -> str:

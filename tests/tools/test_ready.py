@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 from notebook_tools import ROOT
-from real_failures import as_nobody, small_disk
+from real_failures import as_nobody, little_memory, small_disk
 
 from helpers.model.base_model import base_model_path, is_prepared
 from helpers.tools import ready
@@ -79,6 +79,19 @@ def test_a_python_without_any_package_gets_the_page_as_well(course, tmp_path):
     assert status == 1 and list(lines) == LINES and lines["Python"][0] == "✓"
     for name in ("packages", "JupyterLab", "base model", "free memory", "speed"):
         assert lines[name][0] == "✗" and "Activate the course's environment" in lines[name][1]
+
+
+@pytest.mark.parametrize(("gigabytes", "sign"), [(2.9, "✗"), (3.1, "✓")])
+def test_memory_that_is_too_little_for_a_training(course, gigabytes, sign):
+    status, lines = page(course, little_memory(course, int(gigabytes * 1e9 / 1024)))
+    assert lines["free memory"][0] == sign and f"{gigabytes} GB, training needs 3 GB" in lines["free memory"][1] and (status == 1 or sign == "✓")
+
+
+def test_a_python_for_which_the_course_is_not_made(course):
+    file = course / "helpers" / "tools" / "ready.py"
+    file.write_text(file.read_text(encoding="utf-8").replace("((3, 11), ", "((3, 99), "), encoding="utf-8")
+    status, lines = page(course)
+    assert status == 1 and lines["Python"][0] == "✗" and "Install Python" in lines["Python"][1]
 
 
 def test_outputs_that_is_no_folder(course):

@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -64,12 +64,19 @@ class DyingTrainer(SFTTrainer):
         return loss
 
 
+def die_while_removing() -> None:
+    """Die once rmtree has removed one file of a checkpoint and is about to remove the next."""
+    removed = []
 
-def die_while_removing(folder, *args, **kwargs) -> None:
-    """Remove one file of a folder, as rmtree does first, and die."""
-    if Path(folder).name.startswith("checkpoint-"):
-        next(file for file in Path(folder).iterdir() if file.suffix == ".pt").unlink()
-        die()
+    def watch(event: str, args: tuple) -> None:
+        if event == "shutil.rmtree" and Path(args[0]).name.startswith("checkpoint-"):
+            removed.append("begun")
+        elif event == "os.remove" and removed:
+            removed.append(args[0])
+            if len(removed) == 3:
+                die()
+
+    sys.addaudithook(watch)
 
 
 def make_trainer(folder: Path, seed: int = 0, moment: str = "", step: int = 0, rows: list = ROWS, **settings) -> DyingTrainer:
@@ -89,7 +96,7 @@ def make_trainer(folder: Path, seed: int = 0, moment: str = "", step: int = 0, r
     trainer.remove_callback(PrinterCallback)
     trainer.moment, trainer.step = moment, step
     if moment == "an old checkpoint half removed":
-        shutil.rmtree = die_while_removing
+        die_while_removing()
     return trainer
 
 

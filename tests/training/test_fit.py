@@ -21,8 +21,8 @@ def total(config=LARGE, **change) -> int:
     return estimate_memory(config, **SETTINGS | change).total
 
 
-def verdict(memory, models=None, config=LARGE, **change) -> str:
-    return check_fit(config, memory, models, **SETTINGS | change).verdict
+def verdict(memory, **change) -> str:
+    return check_fit(LARGE, memory, None, **SETTINGS | change).verdict
 
 
 def test_fits_to_the_byte():

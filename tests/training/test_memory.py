@@ -35,10 +35,10 @@ def measured():
         yield lambda function, *values: process.submit(function, *values).result()
 
 
-def hold(megabytes: int, seconds: float = 0.1) -> None:
+def hold(megabytes: int) -> None:
     """Fill that much memory, keep it a moment, give it back."""
     block = b"x" * (megabytes * MB)
-    time.sleep(seconds)
+    time.sleep(0.1)
     assert len(block) == megabytes * MB
 
 

@@ -1,0 +1,149 @@
+"""What an adversary found in a loader that had passed all other tests: each input with its right value."""
+import json
+
+import pytest
+
+from helpers.data import DatasetError, leaked_questions, load_sft_jsonl, show_record, suggest_split
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text, **keys):
+    return {"role": "assistant", "content": text, **keys}
+
+
+def record(question, answer="x"):
+    return {"messages": [user(question), assistant(answer)]}
+
+
+def load(folder, *records):
+    (folder / "t.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    return load_sft_jsonl(folder / "t.jsonl", convert=True)
+
+
+def refused(folder, *records):
+    with pytest.raises(DatasetError) as error:
+        load(folder, *records)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"promt": "a", "completion": "b"}, {"instuction": "a", "output": "b"}, {"instructions": "i", "output": "o"},
+    {"id": "x", "system_prompt": "s", "question": "q", "response": "r"}, {"Context": "c", "question": "q", "response": "b"},
+    {"System": "x", "user": "q", "output": "b"}, {"\ufeffprompt": "a", "completion": "b"}])
+def test_a_slip_beside_a_missing_question_is_a_sentence(tmp_path, wrong):
+    assert "t.jsonl:1: " in refused(tmp_path, wrong) and "; " in refused(tmp_path, wrong)
+
+
+@pytest.mark.parametrize("columns", [("prompt", "completion"), ("instruction", "output")])
+def test_a_whole_table_in_one_record_is_made_into_records_and_not_joined(tmp_path, columns):
+    text = refused(tmp_path, dict(zip(columns, (["q1", "q2"], ["a1", "a2"]), strict=True)))
+    assert "each column a list of 2 values" in text and f'explode(["{columns[0]}", "{columns[1]}"])' in text and "join" not in text
+
+
+@pytest.mark.parametrize(("wrong", "where"), [
+    ({"system": "s", "messages": [user("a"), assistant(4)]}, "the content of message 2 is 4"),
+    ({"system": "s", "messages": [user("a"), assistant("b", weight=0)]}, '"weight" of message 2'),
+    ({"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ""}]}, "the content of message 2 is blank"),
+    ({"instruction": "i", "output": "\ud83d", "history": [["a", "b"], ["c", "d"]], "system": "s"}, 'the content of the column "output" holds half a character'),
+    ({"system": "\ud83d", "messages": [user("a"), assistant("b")]}, 'the content of the column "system" holds half'),
+    ({"prompt": [], "completion": "b"}, 'the content of the column "prompt" is []'),
+    ({"prompt": [user("a"), {"role": "narrator", "content": "x"}], "completion": "b"}, 'message 2 of "prompt" has the role')])
+def test_a_fault_is_placed_where_it_was_written(tmp_path, wrong, where):
+    assert where in refused(tmp_path, wrong)
+
+
+def test_a_system_text_in_parts_is_read_and_what_is_left_of_them_named(tmp_path, capsys):
+    parts = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    [loaded] = load(tmp_path, {"system": parts, "messages": [user("a"), assistant("b")]})
+    assert loaded["messages"][0] == {"role": "system", "content": "Be brief."} and "'cache_control' (left out" in capsys.readouterr().out
+
+
+CHAT, PARTS = '[{"role": "user", "content": "Where?"}]', "[{'type': 'text', 'text': 'Where?'}]"
+
+
+@pytest.mark.parametrize("wrong", [
+    {"prompt": "[{'content': 'Be brief.', 'role': 'system'}\n {'content': 'Where?', 'role': 'user'}]", "completion": "Here."},
+    {"prompt": CHAT[1:-1], "completion": '{"role": "assistant", "content": "Here."}'},
+    {"prompt": "{'role': 'user', 'content': 'Where?'}", "completion": "Here."},
+    {"prompt": '[{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}]', "completion": "b"},
+    {"prompt": '[{"id": 1, "role": "user", "content": "y"}]', "completion": "b"},
+    {"instruction": CHAT, "output": '[{"role": "assistant", "content": "Here."}]'},
+    {"messages": [user(PARTS), assistant("Here.")]}])
+def test_turns_that_were_written_as_text_are_no_question(tmp_path, wrong):
+    assert "written as a text" in refused(tmp_path, wrong)
+
+
+def test_json_that_is_meant_is_left_alone(tmp_path):
+    for answer in ('{"role": "admin", "name": "Ada"}', '[{"name": "Ada"}]', '{"type": "text"}', "{not json", '[{"type": "text", "size": 3}]'):
+        load(tmp_path, {"prompt": '{"city": "Tarn"}', "completion": answer})
+        load(tmp_path, record('[{"city": "Tarn"}]', answer))
+
+
+@pytest.mark.parametrize("empty", ["[]", "{}", "null", "None", "nan", " "])
+def test_an_empty_value_written_as_text_carries_nothing(tmp_path, empty):
+    load(tmp_path, {"messages": [user("a"), assistant("b", tool_calls=empty, function_call=empty, reasoning_content=empty)]})
+    load(tmp_path, {"instruction": "a", "output": "b", "history": empty, "images": empty, "videos": empty, "tools": empty, "chosen": empty})
+
+
+@pytest.mark.parametrize("call", [
+    lambda tok: suggest_split([{"prompt": "a", "completion": "b"}] * 12), lambda tok: suggest_split([{"messages": []}] * 12),
+    lambda tok: leaked_questions([{"prompt": "a"}], [record("a")]), lambda tok: leaked_questions("train.jsonl", "test.jsonl"),
+    lambda tok: leaked_questions([record([{"type": "text", "text": "a"}])], []), lambda tok: show_record(tok, {"prompt": "a", "completion": "b"}),
+    lambda tok: show_record(tok, [record("a")]), lambda tok: show_record(tok, [])])
+def test_what_was_not_loaded_is_a_sentence_wherever_it_is_given(tokenizer, call):
+    with pytest.raises(ValueError, match=r"\[0\] holds no messages .*; give what load_sft_jsonl returns"):
+        call(tokenizer)
+
+
+def test_an_answer_alone_and_lengths_that_are_none(tokenizer):
+    with pytest.raises(ValueError, match="put its question before it"):
+        show_record(tokenizer, [assistant("x")])
+    for length in (0, -1, "5", 1.5):
+        with pytest.raises(ValueError, match="give a whole number of tokens"):
+            show_record(tokenizer, record("a"), max_length=length)
+    with pytest.raises(ValueError, match="a number above 0 and below 1"):
+        suggest_split([record("a")] * 12, share="0.2")
+
+
+@pytest.mark.parametrize("share", [0.96, 0.999])
+def test_a_group_is_always_left_to_train_on(share):
+    records = [record(f"q{number}", f"a{number}") for number in range(12)]
+    split = suggest_split(iter(records), share=share)
+    assert len(split.train) == 1 and len(split.heldout) == 11
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("Solve x / 3 = 12", "Solve x * 3 = 12", False), ("What is x - y?", "What is x * y?", False), ("Solve x - 3", "Solve x + 3", False),
+    ("Solve x/3 = 12", "Solve x / 3 = 12", True), ("What is 5% of it?", "What is 5 % of it?", True), ("What is 5 % of it?", "What is 5 of it?", False),
+    ("x - y", "x-y", True), ("A well-kept tower - is it?", "a well kept tower: is it?", True), ("Room 3 - when?", "room 3: when?", True)])
+def test_spaces_around_a_sign_do_not_matter_and_the_sign_does(one, other, same):
+    assert bool(leaked_questions([record(one)], [record(other)])) is same
+
+
+@pytest.mark.parametrize(("content", "kind"), [
+    ("Orchid,answer\na,b\nc,d\n", "this is a table with a comma"), ("Orcs live in the hills.\n", "this is text"), ("BZh is Breton.\n", "this is text"),
+    ('prompt,completion\n"' + "word " * 30_000 + '",b\nc,d\n', "this is a table with a comma"), ("<!DOCTYPE HTML><p>no</p>", "a web page"), ("ORC\x11", "a table or database")])
+def test_a_kind_of_file_is_told_by_its_own_signs(tmp_path, content, kind):
+    (tmp_path / "o.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=kind):
+        load_sft_jsonl(tmp_path / "o.csv")
+
+
+@pytest.mark.parametrize("blank", ["\u0000", "\u0001\u0002", "\x7f\x85\x9f", "\ufff9\ufffa\ufffb", "\u2800\u3164"])
+def test_a_text_that_nobody_can_see_is_blank(tmp_path, blank):
+    assert "is blank" in refused(tmp_path, {"prompt": "a", "completion": blank})
+
+
+@pytest.mark.parametrize("made", [{"instruction": "Translate.", "input": "nan", "output": "x"}, {"system": "nan", "instruction": "a", "output": "b"}, {"prompt": "None", "completion": "b"}])
+def test_a_programs_word_for_nothing_is_named_wherever_it_becomes_a_text(tmp_path, capsys, made):
+    load(tmp_path, made)
+    assert "a program's word for nothing in place of a text: 1" in capsys.readouterr().out
+
+
+def test_many_sorts_of_faults_are_bounded_too(tmp_path):
+    spellings = ["".join(letter.upper() if number >> place & 1 else letter for place, letter in enumerate("response")) for number in range(256)]
+    lines = refused(tmp_path, *({"prompt": "x", spelling: "b"} for spelling in spellings)).splitlines()
+    assert len(lines) < 70 and "other sorts; mend these first" in lines[-1]
