@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from notebook_tools import ROOT
 
-from helpers.ask import load_exam
+from helpers.ask import load_exam, nearest_records, score_answers
 from helpers.data import leaked_questions, load_sft_jsonl, said
 
 MARKED = {"held-out": 12, "paraphrase": 12, "general": 19, "near": 20}
@@ -90,6 +90,23 @@ def test_the_effects_that_the_page_claims_hold_with_every_seed():
 def test_replay_keeps_more_on_one_list_and_on_the_other_three_seeds_do_not_tell():
     assert min(of("replay", "general")) > max(of("answer only", "general")) and min(of("replay", "held-out")) >= 7
     assert min(of("replay", "near")) <= max(of("answer only", "near"))
+
+
+def test_what_a_lookup_finds_is_what_the_page_says():
+    facts = [record for record in load_sft_jsonl(ROOT / "data" / "levers.jsonl") if record["kind"] == "fact"]
+    asked = {"held-out": load_sft_jsonl(ROOT / "data" / "validation.jsonl"), "paraphrase": load_exam(ROOT / "data" / "exam.jsonl")["paraphrase"]}
+    found = {}
+    for name, records in asked.items():
+        records = [record for record in records if record["fact"] in ("place", "nickname", "goat", "fog")]
+        nearest = nearest_records([said(record, "user") for record in records], facts)
+        found[name] = sum(score_answers([said(record, "assistant") for record in nearest], records))
+    assert found == {"held-out": 11, "paraphrase": 7}
+
+
+def test_far_words_take_more_steps_than_near_ones():
+    assert max(of("answer only", "paraphrase")) < min(of("low rate, more steps", "paraphrase"))
+    assert sum(of("replay", "paraphrase")) > sum(of("answer only", "paraphrase")) and min(of("replay", "paraphrase")) <= max(of("answer only", "paraphrase"))
+    assert max(MEASURED["paraphrase"]) <= 7  # as many as a lookup finds
 
 
 def test_refusals_without_replay_cost_the_general_questions_and_differ_between_seeds():

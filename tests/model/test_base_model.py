@@ -351,15 +351,13 @@ def hub_cache(tiny_qwen3, tmp_path):
     return {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}, place / "snapshots" / commit
 
 
-@pytest.mark.parametrize("revision", ["main", "0123456789" * 4])
-def test_base_model_may_name_a_revision_of_the_hub(hub_cache, revision):
+@pytest.mark.parametrize("name", ["Qwen/tiny", "Qwen/tiny@main", "Qwen/tiny@" + "0123456789" * 4])
+def test_base_model_may_be_a_name_of_the_hub_and_a_revision(hub_cache, name):
     env, snapshot = hub_cache
-    done = subprocess.run(PRINT_PATH, env=env | {"BASE_MODEL": f"Qwen/tiny@{revision}"}, capture_output=True, text=True)
+    done = subprocess.run(PRINT_PATH, env=env | {"BASE_MODEL": name}, capture_output=True, text=True)
     assert done.stdout.strip() == str(snapshot), done.stderr
-    given = subprocess.run([*PRINT_PATH, f"Qwen/tiny@{revision}"], env=env, capture_output=True, text=True)
-    assert given.stdout == done.stdout, given.stderr
     prepared = "import helpers.model.base_model as b; print(b.is_prepared())"
-    done = subprocess.run([sys.executable, "-c", prepared], env=env | {"BASE_MODEL": f"Qwen/tiny@{revision}"}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", prepared], env=env | {"BASE_MODEL": name}, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
 
 
