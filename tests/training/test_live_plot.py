@@ -4,7 +4,8 @@ import threading
 
 import pytest
 import torch
-from IPython.display import HTML
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image as PillowImage
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
@@ -38,26 +39,26 @@ def make_trainer(tmp_path, plot, steps=6, *others):
 
 
 @pytest.fixture
-def page(monkeypatch):
-    """A stand-in for the notebook's page: what each display handle showed, in order."""
-    shown = []
+def page(tmp_path, monkeypatch):
+    """What a real IPython shell sends to the notebook's page, in order."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    shell = InteractiveShell.instance()
+    shell.display_pub = CapturingDisplayPublisher(shell=shell)
+    yield shell.display_pub.outputs
+    InteractiveShell.clear_instance()
 
-    class Handle:
-        def __init__(self, first):
-            self.contents = [first]
-            shown.append(self)
 
-        def update(self, content):
-            self.contents.append(content)
-
-    monkeypatch.setattr(live_plot, "get_ipython", lambda: True)
-    monkeypatch.setattr(live_plot, "display", lambda content, display_id: Handle(content))
-    return shown
+def shown(page) -> list[list[dict]]:
+    """Return for each place of the page what stood there, one after the other."""
+    places: dict = {}
+    for message in page:
+        places.setdefault(message["transient"]["display_id"], []).append(message["data"])
+    return list(places.values())
 
 
 def redraws(page) -> int:
     """Return how often the picture on the page was replaced, the first one not counted."""
-    return len(page[1].contents) - 1
+    return len(shown(page)[1]) - 1
 
 
 def test_keeps_what_the_trainer_logged_and_saves_a_picture(tmp_path, monkeypatch, page):
@@ -96,12 +97,12 @@ def test_updates_one_picture_and_one_text_in_place(tmp_path, monkeypatch, page):
     monkeypatch.setattr(live_plot, "SECONDS_BETWEEN_PICTURES", 0)
     plot = LossPlot(tmp_path / "loss.png", sample=lambda model: "<script>", sample_every=3)
     make_trainer(tmp_path, plot).train()
-    button, pictures, texts = (handle.contents for handle in page)
-    assert button[0].description == "Stop training" and button[-1].data == ""
-    assert all("<svg" in picture.data for picture in pictures)
-    assert all(isinstance(text, HTML) for text in texts) and len(texts) == 1 + len(plot.samples)
-    assert "&lt;script&gt;" in texts[-1].data and "<script>" not in texts[-1].data
-    assert len({re.search(r'viewBox="[^"]+"', picture.data).group() for picture in pictures}) == 1  # no jump of the page
+    button, pictures, texts = shown(page)
+    assert "Stop training" in button[0]["text/plain"] and button[-1]["text/html"] == ""
+    pictures, texts = ([data["text/html"] for data in place] for place in (pictures, texts))
+    assert all("<svg" in picture for picture in pictures) and len(texts) == 1 + len(plot.samples)
+    assert "&lt;script&gt;" in texts[-1] and "<script>" not in texts[-1]
+    assert len({re.search(r'viewBox="[^"]+"', picture).group() for picture in pictures}) == 1  # no jump of the page
 
 
 def test_the_picture_shows_the_history():
@@ -165,7 +166,7 @@ def test_the_notebooks_interrupt_stops_after_the_step_and_the_page_says_so(tmp_p
     trainer = make_trainer(tmp_path, plot, 6, AtStep(4, lambda: signal.raise_signal(signal.SIGINT)))
     trainer.train()
     assert trainer.state.global_step == 4 and plot.stopped
-    assert page[0].contents[-1].data == stopped_text(4, 6) and "after step 4 of 6" in stopped_text(4, 6)
+    assert shown(page)[0][-1]["text/html"] == stopped_text(4, 6) and "after step 4 of 6" in stopped_text(4, 6)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -186,12 +187,12 @@ def test_the_button_stops_once():
     assert calls == [1] and button.disabled and button.description == "Stopping ..."
 
 
-def test_outside_a_notebook_nothing_is_shown_and_ctrl_c_is_pythons(tmp_path, monkeypatch):
-    monkeypatch.setattr(live_plot, "display", lambda *_, **__: pytest.fail("shown outside a notebook"))
+def test_outside_a_notebook_nothing_is_shown_and_ctrl_c_is_pythons(tmp_path, capsys):
     seen = []
     plot = LossPlot(tmp_path / "loss.png")
     make_trainer(tmp_path, plot, 2, AtStep(1, lambda: seen.append(signal.getsignal(signal.SIGINT)))).train()
     assert seen == [signal.getsignal(signal.SIGINT)]
+    assert not re.search("IPython|Button|<svg", capsys.readouterr().out)  # what display prints where there is no page
 
 
 def test_a_second_run_starts_afresh(tmp_path):
