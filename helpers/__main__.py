@@ -69,18 +69,26 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
         raise WrongUse(str(error)) from error
     if (folder / "adapter_config.json").is_file():
         raise WrongUse(f"--base {base}: this is an adapter; give the model that it was trained on")
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers.adapter import FAULTS, diagnose_adapter
     from helpers.model import best_device
 
     place, dtype = str(folder) if folder.is_dir() else base, record["base_dtype"]
+    if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
+        raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype).to(best_device())
+        model, loading = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True)
+        model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
         raise WrongUse(f"--base {base}: this can't be loaded as a causal language model ({helpers.first_line(error):.300}); give its folder, or its "
                        "name on the hub") from error
+    if lost := sorted(loading["missing_keys"]):
+        raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
     saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
+    if question and not saved and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+        raise WrongUse(f"--question: neither {adapter} nor {place} holds a tokenizer; put one there, or ask no question")
     from_where = [*saved, place][0]  # the adapter's own knows new tokens
     try:
         tokenizer = AutoTokenizer.from_pretrained(from_where) if saved or question else None

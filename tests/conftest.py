@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(items):
     """Mark what is quick (no training, browser or environment) and what lacks its package, and put the long tests first."""
     for item in items:
         if item.get_closest_marker("packed") and not find_spec("bitsandbytes"):
+            assert not os.environ.get("PACKED"), "bitsandbytes is not there, and PACKED says that it must be"
             item.add_marker(pytest.mark.skip(reason='bitsandbytes is not installed: pip install -e ".[qlora]" (.ci/run does it after all other tests)'))
         if not item.get_closest_marker("slow"):
             item.add_marker("quick")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 
 from helpers import first_line
 from helpers.adapter.effect import check_effect, not_examined
@@ -17,7 +17,6 @@ from helpers.training.saving import read_record, supervised_tokens
 
 LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
 HEADED = re.compile("Classification|QuestionAnswering|MultipleChoice")  # models of which most bases have no head, so that each load draws another
-SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
 def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None, in_file: dict, base, loaded: bool) -> tuple[list[Check], dict[str, float]]:
@@ -150,15 +149,22 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
     fits = not lost and place.keys() <= stored.keys()
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
-    scaling = all(getattr(saved, key, None) == getattr(here, key, None) for key in SCALING)
-    total, whole = len(place | stored), (scaling or joined) and same == len(place)
+    scaling = saved.use_dora == here.use_dora and all(math.isclose(layer.scaling[name], _scale(saved, key)) for key, layer in lora_layers(model).items() if name in layer.scaling)
+    scaling = None if joined else scaling
+    total, whole = len(place | stored), scaling is not False and same == len(place)
     formats = sorted({str(tensor.dtype)[6:] for key in place.keys() & stored.keys() for tensor in (place[key], stored[key])})
     rounded = f" but for rounding ({' and '.join(formats)})" * (len(formats) > 1)
     measured = f"{same} of {total} matrices equal{rounded}, " \
                f"rank and alpha {'equal' if scaling else 'not examined: PEFT joins matrices of this file' if joined else 'different'}"
     return [check("file fits", fits, filled),
             check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
-            check("saved copy", (scaling or None) if whole and not lost else False, measured)]
+            check("saved copy", scaling if whole and not lost else False, measured)]
+
+
+def _scale(config, layer: str) -> float:
+    """Return the factor that a layer's update gets by these settings."""
+    rank, alpha = (pattern.get(get_pattern_key(pattern, layer), value) for pattern, value in ((config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha)))
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

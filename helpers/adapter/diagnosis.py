@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from helpers.adapter.checks import examine
 from helpers.adapter.faults import FAULTS
@@ -64,10 +65,16 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     """
     if isinstance(questions, str):
         raise ValueError("questions is one text; put it into a list")
+    if isinstance(tokenizer, str):
+        raise ValueError("tokenizer is a text; pass AutoTokenizer.from_pretrained of it")
+    if trainer is not None and not hasattr(trainer, "train_dataset"):
+        raise ValueError(f"trainer is of type {type(trainer).__name__}; pass the trainer that has trained")
+    adapter, base = (getattr(model, "_orig_mod", model) for model in (adapter, base))  # below torch.compile
     if base is not None and not isinstance(base, torch.nn.Module):
         raise ValueError(f"base is of type {type(base).__name__}; pass a model, loaded with from_pretrained")
-    if base is not None and any(hasattr(module, "lora_A") for module in base.modules()):
-        raise ValueError("base holds LoRA layers already; pass a base model fresh from from_pretrained")
+    if base is not None and (isinstance(base, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in base.modules())):
+        raise ValueError(f"base holds {'LoRA' if any(hasattr(module, 'lora_A') for module in base.modules()) else 'adapter'} layers already; "
+                         "pass a base model fresh from from_pretrained")
     for name, model in (("base", base), ("the adapter's model", adapter)):
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
@@ -81,10 +88,12 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     else:
         lora_layers(adapter)
         tensors = read_tensors(saved) if saved else {}
+        with _in_one_sentence(f"{saved}: its adapter_config.json is not as PEFT writes it; save the adapter again"):
+            only_lora(PeftConfig.from_pretrained(str(saved)), f"{saved}: this adapter") if saved else None
         with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
             model = copy_of(adapter)
     with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare"):
-        return _conclude(*examine(model, tokenizer, list(questions), trainer, saved, tensors, base, loaded))
+        return _conclude(*examine(model, tokenizer, list(questions or ()), trainer, saved, tensors, base, loaded))
 
 
 def _load(base, folder: Path, tensors: dict) -> PeftModel:
@@ -93,7 +102,7 @@ def _load(base, folder: Path, tensors: dict) -> PeftModel:
     with _in_one_sentence(failed):
         config = PeftConfig.from_pretrained(str(folder))
     only_lora(config, f"{folder}: this adapter")
-    with _in_one_sentence(failed), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
+    with _in_one_sentence(failed), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
         changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
         if settings := kept_settings(folder):
@@ -119,6 +128,8 @@ def _conclude(checks: list[Check], update: dict[str, float]) -> Diagnosis:
         if name == "logits differ" and results["B is not zero"].ok is None:
             reason = results.get("other parts", results["B is not zero"]).measured
             return Diagnosis("not examined", f"Nothing here tells whether training moved this adapter: {reason}.", checks, update)
+        if name == "B is not zero" and results[name].ok is False and results["logits differ"].ok:
+            return Diagnosis("not examined", "B is zero in the active adapter, and yet it moves the model's scores: it works in another way than LoRA does.", checks, update)
         if name in results and results[name].ok is False:
             return Diagnosis(verdict, f"{meaning} {mend}", checks, update)
     if results["answers differ"].ok:

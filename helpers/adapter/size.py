@@ -26,8 +26,9 @@ class LoraSize(NamedTuple):
 def linear_shapes(model: nn.Module) -> Shapes:
     """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
     head = model.get_output_embeddings()
+    head = getattr(head, "original_module", getattr(head, "base_layer", head))
     layers = {plain_name(name): layer for name, layer in model.named_modules()  # an adapter that is there already is left out
-              if isinstance(layer, (nn.Linear, Conv1D)) and layer is not getattr(head, "base_layer", head) and ".lora_" not in name}
+              if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head and not any(part in name for part in (".lora_", ".modules_to_save."))}
     return {name: tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features) for name, layer in layers.items()}
 
 
@@ -40,6 +41,7 @@ def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:
         return shapes
     if isinstance(target_modules, str):
         raise ValueError(f'target_modules is "{target_modules}": give "all-linear" or a list of names')
+    target_modules = list(target_modules)
     unknown = [name for name in target_modules if not any(ends_with(layer, name) for layer in shapes)]
     if unknown:
         known = ", ".join(dict.fromkeys(layer.rsplit(".", 1)[-1] for layer in shapes))
@@ -52,9 +54,7 @@ def lora_size(shapes: Shapes, r: int, lora_alpha: float, target_modules: str | l
 
     Raises ValueError when r is below 1 or a name of target_modules matches no layer.
     """
-    if r < 1:
-        raise ValueError(f"r is {r}, but a matrix has at least rank 1: give 1 or more")
-    chosen = select_layers(shapes, target_modules)
+    chosen = _chosen(shapes, r, target_modules)
     parameters = sum(r * (inputs + outputs) for inputs, outputs in chosen.values())
     return LoraSize(layers=len(chosen), parameters=parameters, file_bytes=_header_bytes(chosen, r) + BYTES * parameters,
                     training_bytes=TRAINING_NUMBERS * BYTES * parameters, scaling=lora_alpha / r)
@@ -63,13 +63,19 @@ def lora_size(shapes: Shapes, r: int, lora_alpha: float, target_modules: str | l
 def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.DataFrame:
     """Return the trained parameters of each layer: a row for each kind of layer, a column for each stage; 0 where no adapter sits.
 
-    Kinds are the last parts of the names, stages the first numbers in them; NaN where a stage has no layer of the kind.
+    Kinds are the last parts of the names, stages the first numbers in them; NaN where a stage has no layer of the kind. Raises as lora_size does.
     """
-    chosen = select_layers(shapes, target_modules)
+    chosen = _chosen(shapes, r, target_modules)
     table = pd.DataFrame({"kind": [name.rsplit(".", 1)[-1] for name in shapes],
                           "stage": [int(next(filter(str.isdigit, name.split(".")), 0)) for name in shapes],
                           "parameters": [r * sum(shape) if name in chosen else 0 for name, shape in shapes.items()]})
     return table.pivot_table(index="kind", columns="stage", values="parameters", aggfunc="sum", sort=False)
+
+
+def _chosen(shapes: Shapes, r: int, target_modules: str | list[str]) -> Shapes:
+    if r < 1:
+        raise ValueError(f"r is {r}, but a matrix has at least rank 1: give 1 or more")
+    return select_layers(shapes, target_modules)
 
 
 def ends_with(layer: str, name: str) -> bool:

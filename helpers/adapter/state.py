@@ -54,7 +54,7 @@ def copy_of(model, written=()):
     memo |= {id(hooks): OrderedDict() for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
     made = copy.deepcopy(model, memo)
     for module in made.modules():
-        if "forward" in vars(module) and not isinstance(module.forward, functools.partial):  # a partial moves data between devices
+        if "forward" in vars(module) and not isinstance(module.forward, functools.partial) and not hasattr(module, "_orig_mod"):  # a partial moves data between devices
             del module.forward
     return made
 
@@ -71,7 +71,7 @@ def relative_update(layer: LoraLayer, adapters) -> float:
     weight = (layer.get_param() if hasattr(layer, "get_param") else dequantize_module_weight(layer.get_base_layer())).detach()
     change = torch.zeros_like(weight, dtype=torch.float32)
     for name in holds(layer, adapters):
-        if name in layer.lora_magnitude_vector:  # DoRA scales each row of the sum
+        if name in layer.lora_magnitude_vector or type(layer.lora_variant.get(name)).__name__.startswith("Kasa"):  # DoRA scales each row of the sum, KaSA the ranks
             change += layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
         else:
             change += layer.get_delta_weight(name).detach().float()
@@ -81,15 +81,21 @@ def relative_update(layer: LoraLayer, adapters) -> float:
 
 def update_sizes(model, adapters) -> dict[str, float]:
     """Return the relative size of the change to each adapted layer, retrained module and set of single tokens, by name."""
-    sizes = {plain_name(name): relative_update(layer, adapters) for name, layer in lora_layers(model).items() if holds(layer, adapters)}
+    sizes = {}
+    for name, layer in lora_layers(model).items():
+        if holds(layer, adapters):
+            name = plain_name(name)
+            sizes[f"{name}.{layer.parameter_name}" if name in sizes else name] = relative_update(layer, adapters)  # two parameters of one module (experts)
     for name, module in model.named_modules():
         if isinstance(module, ModulesToSaveWrapper):
             pairs = [(new, old) for key in module.active_adapters if key in module.modules_to_save
                      for new, old in zip(module.modules_to_save[key].parameters(), module.original_module.parameters(), strict=True)]
         elif isinstance(module, TrainableTokensWrapper) and not module.token_adapter.tied_adapter:
             tokens = module.token_adapter
-            pairs = [(tokens.trainable_tokens_delta[key], tokens.trainable_tokens_original[key]) for key in tokens.trainable_tokens_delta]
+            pairs = [(tokens.trainable_tokens_delta[key], tokens.trainable_tokens_original[key]) for key in tokens.trainable_tokens_delta if key in adapters]
         else:
+            continue
+        if not pairs:  # of another adapter
             continue
         pairs = [(new.detach().cpu().double(), old.detach().cpu().double()) for new, old in pairs]  # MPS has no float64
         change, size = (sum(part.square().sum() for part in parts).sqrt()

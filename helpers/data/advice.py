@@ -16,7 +16,8 @@ ANSWERERS = ("assistant", "gpt", "model")  # who answers, by all names
 SPEAKERS = ("system", "user", "human", "developer", "tool", "function", *ANSWERERS)
 NUMBERED = re.compile(r"(?i)(?:response|answer|output|completion)[ _]?\d|(?:response|output|completion|conversation)[ _]?[ab]")
 TURNS = re.compile(r"""\s*\[?\s*\{\s*['"]\w+['"]\s*:""")
-UNDIVIDED = re.compile(r"\}\s*\n\s*\{")  # two turns as NumPy writes a list of them, with no comma between
+UNDIVIDED = re.compile(r"\}[^\S\n]*\n\s*\{")  # two turns as NumPy writes a list of them, with no comma between
+PART_TYPES = ("text", "input_text", "output_text")  # of a part that is text
 LONGEST_TEXT = 1_000_000  # characters that are read as Python's, which takes memory
 NESTED = ("row", "rows", "data", "records", "examples")  # where an export keeps its records
 
@@ -36,24 +37,26 @@ def list_as_text(value: object, answer: bool = False) -> str:
     """Return what a text is that holds turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
     if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
         return ""
-    undivided = UNDIVIDED.search(value) and not re.search(r"\}\s*,\s*\{", value)
-    for reads, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
-                turns = read(UNDIVIDED.sub("}, {", value) if undivided else value)
-            turns, reads = [turns] if isinstance(turns, dict) else turns, f"{reads}, once there are commas between the turns," if undivided else reads
-            if parts_of_a_message(turns):
-                return f"a list of parts written as a text ({reads} reads it)"
-            speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
-            return f"a list written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            continue
+    forms = {value: "", f"[{value}]": ", once there are brackets around it,"} if value.lstrip()[0] == "{" else {value: ""}
+    forms |= {UNDIVIDED.sub("}, {", form): ", once there are commas between the turns," for form in forms if UNDIVIDED.search(form)}
+    for form, first in forms.items():
+        if written := _turns_as_text(form, first, answer):
+            return written
     return ""
 
 
-def parts_of_a_message(value: object) -> bool:
-    """Say whether a value is a list of parts of a message, such as [{"type": "text", "text": "..."}]."""
-    return isinstance(value, list) and bool(value) and all(isinstance(part, dict) and set(part) == {"type", "text"} for part in value)
+def _turns_as_text(value: str, first: str, answer: bool) -> str:
+    for reads, read in ((f"json.loads{first}", json.loads), (f"ast.literal_eval{first}", ast.literal_eval)):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
+                turns = read(value)
+            if isinstance(turns, list) and turns and all(isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] in PART_TYPES for part in turns):
+                return f"a list of parts written as a text ({reads} reads it)"
+            speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
+            return f"{'a list' if value.lstrip()[0] == '[' and not first else 'turns'} written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return ""
 
 
 def no_columns(record: dict) -> str:

@@ -118,8 +118,9 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield NO_MESSAGES
     elif lacking := [column for column in columns if column not in record]:
         yield missing(record, lacking[0])
-    elif len(columns) == 2 and (rows := _rows_in_one(record, columns)):
-        yield f"the record is a whole table, each column a list of {rows} values; {TABLE.format(json.dumps(list(columns)))}"
+    elif len(columns) == 2 and (rows := _rows_in_one(record, columns)) > 1:
+        lists = [key for key, value in record.items() if isinstance(value, list) and len(value) == rows]
+        yield f"the record is a whole table, each column a list of {rows} values; {TABLE.format(json.dumps(lists))}"
     elif not convert and columns != ("messages",):
         yield f"{KINDS[columns[0]]} ({', '.join(columns)}); read the file with convert=True, or write {FORM}"
     elif not convert and placed:
@@ -159,9 +160,13 @@ def _fault_in_column(record: dict, column: str) -> str | None:
 
 def _turns(value: object, role: str, column: str) -> tuple[list, list[str]]:
     """Return the turns of a column, which may be one text, its parts, or a list of messages; and where each of them stands."""
-    if isinstance(value, list) and not all(isinstance(part, dict) and "role" not in part and ("type" in part or "text" in part) for part in value):
+    if isinstance(value, list) and not all(map(_is_part, value)):
         return value, [f'message {number} of "{column}"' for number in range(1, len(value) + 1)]
     return [{"role": role, "content": value}], [f'the column "{column}"']
+
+
+def _is_part(part: object) -> bool:
+    return isinstance(part, dict) and "role" not in part and ("text" in part or "type" in part and not {"content", "data"} & part.keys())
 
 
 def _renamed(turn: object) -> object:

@@ -5,18 +5,17 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.advice import FORM, MESSAGE, filled, key_of_chat, list_as_text
-from helpers.data.beside import LOST, folded, lost_keys
+from helpers.data.advice import FORM, MESSAGE, PART_TYPES, filled, key_of_chat, list_as_text
+from helpers.data.beside import LOST, folded, lost_keys, says_nothing
 from helpers.data.columns import COURSE, READ, conversation, other_keys
 from helpers.data.files import DatasetError, read_lines
-from helpers.data.notes import KEPT, LEFT, UNSEEN, ignored_note, learned_note, phrases_note, texts_notes
+from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_note, learned_note, phrases_note, texts_notes
 from helpers.data.phrases import NO_SPACES, phrases_of, plain
 from helpers.data.wording import SEEN
 
 ROLES = ("system", "user", "assistant")
 RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
-TEXTS = ("text", "input_text", "output_text")  # the types of a part that is text
 PART = {"type", "text"}  # the keys of a part that are read
 SENTENCE = 3  # words; a text of more is one
 SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
@@ -48,7 +47,7 @@ def read_records(path: str | Path, convert: bool = False) -> tuple[list[dict], l
         faults = [(1, f"the file holds no record; write one JSON object a line: {FORM}")]
     if faults:
         raise DatasetError(_listed(path, faults))
-    notes = ignored_note(ignored), learned_note(records), phrases_note(records, numbers), *texts_notes(records, numbers)
+    notes = ignored_note(ignored), joined_note(ignored), learned_note(records), phrases_note(records, numbers), *texts_notes(records, numbers)
     return records, [f"{path}: {note}" for note in notes if note]
 
 
@@ -58,7 +57,7 @@ def _listed(path: str | Path, faults: list[tuple[int, str]]) -> str:
     for number, fault in faults:
         mend = fault.rpartition("; ")[2]
         seen[mend] += 1
-        lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN and len(seen) <= SORTS)
+        lines += [f"{path}:{number}: {fault}"] * (seen[mend] <= SHOWN and mend in list(seen)[:SORTS])
     listed, others = list(seen.items())[:SORTS], list(seen.values())[SORTS:]
     lines += [f"and {count - SHOWN:,} more of this sort: {mend}" for mend, count in listed if count > SHOWN]
     return "\n".join(lines + [f"and {sum(others):,} more of {len(others):,} other sorts; mend these first"] * bool(others))
@@ -124,6 +123,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
         return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
     rest = other_keys(record)
+    ignored.update((JOINED, key) for key in ("input", "context") if "messages" not in record and filled(record.get(key)) and says_nothing(record[key]))
     ignored.update((LEFT, key) for message in messages for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
     beside = [key for key in rest if key not in (COURSE if "messages" in record else READ) and filled(rest[key])]
@@ -197,8 +197,8 @@ def _parts(message: dict) -> list[dict]:
 
 
 def _is_text(part: dict) -> bool:
-    """Say whether a part is text; one that holds nothing but a text need not say so."""
-    return part.get("type") in TEXTS or not part.get("type") and set(part) <= PART
+    """Say whether a part is text; one that holds nothing but texts need not say so."""
+    return part.get("type") in PART_TYPES or not part.get("type") and "text" in part and all(isinstance(value, str | None) for value in part.values())
 
 
 def _text(content: object) -> object:

@@ -6,6 +6,7 @@ from helpers.data.phrases import holds_phrase, phrases_of
 from helpers.data.wording import beginnings, reply_places
 
 MOST_NAMED = 20  # keys that are named
+JOINED = "joined to the question"
 KEPT, UNSEEN, LEFT = "kept in the record", "kept in the record; its text stands in no message: if the question needs it, write it there", "left out of the messages"
 ANY, LAST = slice(None), slice(-1, None)  # messages of a record
 NOTED = [(re.compile(pattern, re.MULTILINE), *said) for pattern, *said in (  # what is no fault, and seldom meant: the sign, where, what, what to do
@@ -13,7 +14,7 @@ NOTED = [(re.compile(pattern, re.MULTILINE), *said) for pattern, *said in (  # w
      r"|^### ?(?:Instruction|Input|Response|Human|User|Assistant):|^(?:Human|Assistant|USER|ASSISTANT):",
      ANY, "the marks of a chat template in their text", "the template writes its own, so remove them"),
     (r"<(?:image|audio|video)>|<img\b", ANY, "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
-    (r"(?:\A|\n\n)(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", ANY, "a program's word for nothing in place of a text", "leave them out, unless the word is meant"),
+    (r"\A(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", ANY, "a program's word for nothing in place of a text", "leave them out, unless the word is meant"),
     (r"\A\s+", LAST, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"),
 )]
 
@@ -31,10 +32,17 @@ def learned_note(records: list[dict]) -> str:
 
 def ignored_note(ignored: Counter) -> str:
     """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
+    ignored = {(fate, key): count for (fate, key), count in ignored.items() if fate != JOINED}
     unseen = {key for fate, key in ignored if fate == UNSEEN}
     named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate and (fate != KEPT or key not in unseen)] for fate in (KEPT, UNSEEN, LEFT)}
     return "ignored: " + "; ".join(f"{', '.join(keys[:MOST_NAMED])}{f' and {len(keys) - MOST_NAMED:,} more' * (len(keys) > MOST_NAMED)} ({fate})"
                                        for fate, keys in named.items() if keys) if ignored else ""
+
+
+def joined_note(counts: Counter) -> str:
+    """Say how often a program's word for nothing became a part of a question; counts: as in ignored_note."""
+    found = [f'"{key}" ({count:,})' for (fate, key), count in counts.items() if fate == JOINED]
+    return f"a program's word for nothing became a part of the question: {' and '.join(found)}; leave it out, unless the word is meant" if found else ""
 
 
 def phrases_note(records: list[dict], numbers: list[int]) -> str:

@@ -123,14 +123,14 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
 
     model: the base model, for its size and its longest input. heldout: what suggest_split held out; with it, the
     settings keep the epoch that does best on it. The names are those of SFTConfig; the row "steps" follows from the
-    others. Raises ValueError if there is no record.
+    others. Raises ValueError if there is no record, and for one without messages.
     """
     from helpers.training.steps import training_steps  # here, so that reading data does not wait for the training libraries
 
-    records = conversations(records)
+    records, heldout = conversations(records), conversations(heldout or [], "heldout")
     if not records:
         raise ValueError("there is no record: settings follow from the records to train on")
-    lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in [*records, *(heldout or [])]]
+    lengths = [len(record_tokens(tokenizer, record["messages"])[0]) for record in [*records, *heldout]]
     readable = getattr(model.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
     (limit, why_limit), small = _limit(lengths, readable), model.num_parameters() < SMALL
     a_step = next((size for size in RECORDS_A_STEP if MOST_EPOCHS * training_steps(len(records), size, 1) >= STEPS), RECORDS_A_STEP[-1])

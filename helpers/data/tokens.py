@@ -9,7 +9,7 @@ from IPython.display import HTML
 
 from helpers.data.chat import encode_chat
 from helpers.data.rows import IGNORED
-from helpers.data.wording import conversations
+from helpers.data.wording import are_messages
 
 # Kind -> colour, border and weight. Each colour stands out on light and on dark pages; border and weight tell the kinds
 # apart without colour: bold is what carries loss, double is a control token.
@@ -99,10 +99,11 @@ def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> H
     """
     if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1):
         raise ValueError(f"max_length is {max_length!r:.40}; give a whole number of tokens, 1 or more")
-    if isinstance(text_or_messages, Mapping):
-        text_or_messages = text_or_messages.get("messages")
-    if not isinstance(text_or_messages, str):
-        text_or_messages = conversations([{"messages": text_or_messages}])[0]["messages"]
+    given = text_or_messages
+    if isinstance(given, Mapping):
+        text_or_messages = given.get("messages")
+    if (isinstance(given, Mapping) or not isinstance(given, str)) and not are_messages(text_or_messages):
+        raise ValueError("this is no text, no record with messages as load_sft_jsonl returns it, and not its messages; give one of them")
     if isinstance(text_or_messages, str):
         ids, labels, parts, counts = _encode(tokenizer, text_or_messages), None, None, ""
     else:

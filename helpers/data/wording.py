@@ -1,13 +1,13 @@
 """Compare what records say: whose question it is, in which words, and which of the answers are learned."""
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
 SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok: no punctuation
-    r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?<=\b\w)[ \t]*(-)[ \t]*(?=\w\b)|(?<!\w)(-)(?=\d)|(?<=\d)[ \t]*([*/%^])[ \t]*(?=\w)|(?<=\w)[ \t]*([*/^])[ \t]*(?=\d)"
-    r"|(?<=\w)(%)(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)")
+    r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
+    r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
@@ -37,21 +37,25 @@ def reply_places(records: list[dict], begun: list[list[int]]) -> set[int]:
 
 
 def conversations(records, name: str = "records") -> list[dict]:
-    """Return records as a list; raise ValueError, which names it and the place, for one that load_sft_jsonl would not have returned."""
-    records = list(records)
+    """Return records as a list; raise ValueError, which names it and the place, for one without messages of text."""
+    records = list(records) if isinstance(records, Iterable) else [records]
     for place, record in enumerate(records):
-        messages = record.get("messages") if isinstance(record, Mapping) else None
-        if not isinstance(messages, list) or not messages or not all(
-                isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str) for message in messages):
+        if not isinstance(record, Mapping) or not are_messages(record.get("messages")):
             raise ValueError(f"{name}[{place}] holds no messages with role and content, each a text; give what load_sft_jsonl returns")
     return records
+
+
+def are_messages(messages: object) -> bool:
+    """Say whether this is a list of messages, at least one, each with a role and a text."""
+    return isinstance(messages, list) and bool(messages) and all(
+        isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str) for message in messages)
 
 
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs.
 
-    Where all ask in few ways, the system message is a part of the question (asked_words). Raises ValueError for anything
-    that load_sft_jsonl would not have returned.
+    Where all ask in few ways, the system message is a part of the question (asked_words). Raises ValueError for a
+    record without messages of text.
     """
     train, test = conversations(train, "train"), conversations(test, "test")
     asked = asked_words([*train, *test])

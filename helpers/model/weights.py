@@ -5,8 +5,8 @@ import torch
 
 
 def plain_name(name: str) -> str:
-    """Return the name that a base parameter has without PEFT."""
-    for part in ("base_model.model.", ".base_layer", ".original_module", ".token_adapter"):
+    """Return the name that a base parameter has without PEFT, and without torch.compile."""
+    for part in ("base_model.model.", ".base_layer", ".original_module", ".token_adapter", "_orig_mod."):
         name = name.replace(part, "")
     return name
 

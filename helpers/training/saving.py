@@ -4,6 +4,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, islice, repeat
+from os import PathLike
 from pathlib import Path
 
 from helpers import at_home
@@ -30,21 +32,17 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+    if part.is_dir() and path.is_dir() and _same(part, path):
+        _remove(part)
+        return
     try:
-        _put(part, path)
+        if part.is_dir() and path.is_dir():
+            previous = path.with_name(f"{path.name}_previous")
+            _remove(previous)
+            move(path, previous)
+        move(part, path)
     except PermissionError as error:
         raise PermissionError(f"{path} can't be replaced ({error.strerror}); nothing is lost: what was written is in {part}") from error
-
-
-def _put(part: Path, path: Path) -> None:
-    if part.is_dir() and path.is_dir():
-        if _same(part, path):
-            _remove(part)
-            return
-        previous = path.with_name(f"{path.name}_previous")
-        _remove(previous)
-        move(path, previous)
-    move(part, path)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -63,10 +61,16 @@ def supervised_tokens(trainer) -> int:
     """Return how many tokens carried loss in this run: those of one pass over the data, times the epochs really trained.
 
     Each row of the trainer's own tokenized dataset goes through its own collator, and the labels that are not -100 are
-    counted, but for the first of a row: the loss compares each label with the prediction made one token earlier.
+    counted, but for the first of a row: the loss compares each label with the prediction made one token earlier. Of a
+    stream the rows of the steps that were taken are counted.
     """
-    one_pass = sum(int((collate(trainer, row)["labels"][..., 1:] != -100).sum()) for row in trainer.train_dataset)
-    return round(one_pass * (trainer.state.epoch or 0))
+    def of(rows) -> int:
+        return sum(int((collate(trainer, row)["labels"][..., 1:] != -100).sum()) for row in rows)
+
+    if hasattr(trainer.train_dataset, "__len__"):
+        return round(of(trainer.train_dataset) * (trainer.state.epoch or 0))
+    taken = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    return of(islice(chain.from_iterable(repeat(trainer.train_dataset)), taken))  # a stream, whose epochs nobody counts
 
 
 def best_step(args, state) -> int | None:
@@ -79,9 +83,11 @@ def keep_record(trainer, folder: str | Path) -> Path:
 
     It holds the hash and number format of the base weights, the steps and the tokens that carried loss; no path, no person.
     Beside it goes generation_config.json, for the trainer knows where an answer ends; each file is written whole or not at all.
-    Raises ValueError if there is no adapter.
+    Raises ValueError if there is no adapter, or no trainer.
     """
     path = adapter_folder(folder) / RECORD_FILE
+    if getattr(trainer, "train_dataset", None) is None or not hasattr(trainer, "state"):
+        raise ValueError(f"{type(trainer).__name__} is no trainer with a train_dataset; pass the one that has trained")
     steps = best_step(trainer.args, trainer.state) or trainer.state.global_step
     record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": steps,
               "supervised_tokens": supervised_tokens(trainer)}
@@ -111,6 +117,8 @@ def read_record(folder: str | Path) -> dict | None:
 
 def adapter_folder(folder: str | Path) -> Path:
     """Return the folder as a Path; raise ValueError with what to do if it holds no saved adapter."""
+    if not isinstance(folder, str | PathLike):
+        raise ValueError(f"the folder is of type {type(folder).__name__}; give the path of a saved adapter")
     folder = at_home(folder)
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder}: there is no adapter here (adapter_config.json is missing); "

@@ -1,9 +1,11 @@
 """What an adversary found in a loader that had passed all other tests: each input with its right value."""
 import json
+import time
 
 import pytest
 
 from helpers.data import DatasetError, leaked_questions, load_sft_jsonl, show_record, suggest_split
+from helpers.data.dataset import _listed
 
 
 def user(text):
@@ -39,8 +41,8 @@ def test_a_slip_beside_a_missing_question_is_a_sentence(tmp_path, wrong):
 
 @pytest.mark.parametrize("columns", [("prompt", "completion"), ("instruction", "output")])
 def test_a_whole_table_in_one_record_is_made_into_records_and_not_joined(tmp_path, columns):
-    text = refused(tmp_path, dict(zip(columns, (["q1", "q2"], ["a1", "a2"]), strict=True)))
-    assert "each column a list of 2 values" in text and f'explode(["{columns[0]}", "{columns[1]}"])' in text and "join" not in text
+    text = refused(tmp_path, dict(zip((*columns, "input"), (["q1", "q2"], ["a1", "a2"], ["i1", "i2"]), strict=True)))
+    assert "each column a list of 2 values" in text and f'explode(["{columns[0]}", "{columns[1]}", "input"])' in text and "join" not in text
 
 
 @pytest.mark.parametrize(("wrong", "where"), [
@@ -49,6 +51,7 @@ def test_a_whole_table_in_one_record_is_made_into_records_and_not_joined(tmp_pat
     ({"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ""}]}, "the content of message 2 is blank"),
     ({"instruction": "i", "output": "\ud83d", "history": [["a", "b"], ["c", "d"]], "system": "s"}, 'the content of the column "output" holds half a character'),
     ({"system": "\ud83d", "messages": [user("a"), assistant("b")]}, 'the content of the column "system" holds half'),
+    ({"prompt": [{"type": "human", "content": "hi"}], "completion": "b"}, 'message 1 of "prompt" is not an object with "role"'),
     ({"prompt": [], "completion": "b"}, 'the content of the column "prompt" is []'),
     ({"prompt": [user("a"), {"role": "narrator", "content": "x"}], "completion": "b"}, 'message 2 of "prompt" has the role')])
 def test_a_fault_is_placed_where_it_was_written(tmp_path, wrong, where):
@@ -68,6 +71,8 @@ CHAT, PARTS = '[{"role": "user", "content": "Where?"}]', "[{'type': 'text', 'tex
     {"prompt": "[{'content': 'Be brief.', 'role': 'system'}\n {'content': 'Where?', 'role': 'user'}]", "completion": "Here."},
     {"prompt": CHAT[1:-1], "completion": '{"role": "assistant", "content": "Here."}'},
     {"prompt": "{'role': 'user', 'content': 'Where?'}", "completion": "Here."},
+    {"prompt": '{"role": "system", "content": "Be brief."}\n{"role": "user", "content": "Where?"}', "completion": "Here."},
+    {"prompt": '{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}', "completion": "Here."},
     {"prompt": '[{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}]', "completion": "b"},
     {"prompt": '[{"id": 1, "role": "user", "content": "y"}]', "completion": "b"},
     {"instruction": CHAT, "output": '[{"role": "assistant", "content": "Here."}]'},
@@ -77,7 +82,7 @@ def test_turns_that_were_written_as_text_are_no_question(tmp_path, wrong):
 
 
 def test_json_that_is_meant_is_left_alone(tmp_path):
-    for answer in ('{"role": "admin", "name": "Ada"}', '[{"name": "Ada"}]', '{"type": "text"}', "{not json", '[{"type": "text", "size": 3}]'):
+    for answer in ('[{"type": "PERSON", "text": "Ada"}]', '{"type": "error", "text": "no"}', '{"role": "admin", "name": "Ada"}', '[{"name": "Ada"}]', '{"type": "text"}', "{not json", '[{"type": "text", "size": 3}]'):
         load(tmp_path, {"prompt": '{"city": "Tarn"}', "completion": answer})
         load(tmp_path, record('[{"city": "Tarn"}]', answer))
 
@@ -89,13 +94,18 @@ def test_an_empty_value_written_as_text_carries_nothing(tmp_path, empty):
 
 
 @pytest.mark.parametrize("call", [
-    lambda tok: suggest_split([{"prompt": "a", "completion": "b"}] * 12), lambda tok: suggest_split([{"messages": []}] * 12),
-    lambda tok: leaked_questions([{"prompt": "a"}], [record("a")]), lambda tok: leaked_questions("train.jsonl", "test.jsonl"),
-    lambda tok: leaked_questions([record([{"type": "text", "text": "a"}])], []), lambda tok: show_record(tok, {"prompt": "a", "completion": "b"}),
-    lambda tok: show_record(tok, [record("a")]), lambda tok: show_record(tok, [])])
-def test_what_was_not_loaded_is_a_sentence_wherever_it_is_given(tokenizer, call):
+    lambda: suggest_split([{"prompt": "a", "completion": "b"}] * 12), lambda: suggest_split([{"messages": []}] * 12), lambda: leaked_questions(None, []),
+    lambda: leaked_questions([{"prompt": "a"}], [record("a")]), lambda: leaked_questions("train.jsonl", "test.jsonl"),
+    lambda: leaked_questions([record([{"type": "text", "text": "a"}])], [])])
+def test_what_was_not_loaded_is_a_sentence_wherever_it_is_given(call):
     with pytest.raises(ValueError, match=r"\[0\] holds no messages .*; give what load_sft_jsonl returns"):
-        call(tokenizer)
+        call()
+
+
+@pytest.mark.parametrize("given", [{"prompt": "a", "completion": "b"}, [record("a")], [], 5, {"messages": "hello"}])
+def test_what_can_t_be_shown_is_a_sentence(tokenizer, given):
+    with pytest.raises(ValueError, match="give one of them"):
+        show_record(tokenizer, given)
 
 
 def test_an_answer_alone_and_lengths_that_are_none(tokenizer):
@@ -118,7 +128,7 @@ def test_a_group_is_always_left_to_train_on(share):
 @pytest.mark.parametrize(("one", "other", "same"), [
     ("Solve x / 3 = 12", "Solve x * 3 = 12", False), ("What is x - y?", "What is x * y?", False), ("Solve x - 3", "Solve x + 3", False),
     ("Solve x/3 = 12", "Solve x / 3 = 12", True), ("What is 5% of it?", "What is 5 % of it?", True), ("What is 5 % of it?", "What is 5 of it?", False),
-    ("x - y", "x-y", True), ("A well-kept tower - is it?", "a well kept tower: is it?", True), ("Room 3 - when?", "room 3: when?", True)])
+    ("x - y", "x-y", True), ("Solve x - 10", "Solve x 10", False), ("What is x / y?", "What is x * y?", False), ("Who won the *1912* race?", "Who won the 1912 race?", True), ("Mon 9 / closed", "Mon 9, closed", True), ("vitamin B-6", "vitamin B 6", True), ("A - D", "A, D", True), ("A well-kept tower - is it?", "a well kept tower: is it?", True), ("Room 3 - when?", "room 3: when?", True)])
 def test_spaces_around_a_sign_do_not_matter_and_the_sign_does(one, other, same):
     assert bool(leaked_questions([record(one)], [record(other)])) is same
 
@@ -137,13 +147,34 @@ def test_a_text_that_nobody_can_see_is_blank(tmp_path, blank):
     assert "is blank" in refused(tmp_path, {"prompt": "a", "completion": blank})
 
 
-@pytest.mark.parametrize("made", [{"instruction": "Translate.", "input": "nan", "output": "x"}, {"system": "nan", "instruction": "a", "output": "b"}, {"prompt": "None", "completion": "b"}])
-def test_a_programs_word_for_nothing_is_named_wherever_it_becomes_a_text(tmp_path, capsys, made):
+@pytest.mark.parametrize(("made", "note"), [
+    ({"instruction": "Translate.", "input": "nan", "output": "x"}, """became a part of the question: "input" (1); leave it out"""),
+    ({"instruction": "a", "input": "None", "context": "c", "output": "x"}, """became a part of the question: "input" (1); leave it out"""),
+    ({"system": "nan", "instruction": "a", "output": "b"}, "in place of a text: 1, the first in line 1 (nan)"), ({"prompt": "None", "completion": "b"}, "in place of a text: 1")])
+def test_a_programs_word_for_nothing_is_named_wherever_it_becomes_a_text(tmp_path, capsys, made, note):
     load(tmp_path, made)
-    assert "a program's word for nothing in place of a text: 1" in capsys.readouterr().out
+    assert note in capsys.readouterr().out
+
+
+def test_a_text_that_ends_in_such_a_word_means_it(tmp_path, capsys):
+    load(tmp_path, record("What does print(x) show?\n\nnull", "Known side effects:\n\nNone"))
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["a" + "\n" * 20_000 + "b", '{"a": 1}' + "\n" * 20_000 + "x", '{"a": 1}' * 5_000, "[" * 20_000, "{'a':" * 5_000])
+def test_a_long_text_is_read_in_no_time(tmp_path, text):
+    start = time.perf_counter()
+    load(tmp_path, record(text, text))
+    assert time.perf_counter() - start < 2
 
 
 def test_many_sorts_of_faults_are_bounded_too(tmp_path):
     spellings = ["".join(letter.upper() if number >> place & 1 else letter for place, letter in enumerate("response")) for number in range(256)]
     lines = refused(tmp_path, *({"prompt": "x", spelling: "b"} for spelling in spellings)).splitlines()
     assert len(lines) < 70 and "other sorts; mend these first" in lines[-1]
+
+
+def test_no_fault_is_passed_over_between_many_sorts():
+    faults = [(1, "x; A"), *((number, f"x; {number}") for number in range(2, 22)), (30, "x; A"), (31, "x; A"), *((number, "x; 3") for number in range(40, 44))]
+    lines = _listed("f", faults).splitlines()
+    assert "f:30: x; A" in lines and "f:31: x; A" in lines and "and 2 more of this sort: 3" in lines and [line for line in lines if line.startswith("f:4")] == ["f:4: x; 4", "f:40: x; 3", "f:41: x; 3"]

@@ -31,7 +31,12 @@ pytestmark = pytest.mark.slow
 LONG_CELL_SECONDS, CELL_SECONDS = 600, 100
 SOLUTION_SECONDS = 60  # far above what any of their cells takes, so that a slow machine passes
 AGAIN = "-again"
-CUT_OFF = "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo'], 'the network is not cut off'"
+CUT_OFF = """import errno
+import socket
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # nothing is sent
+    assert way.connect_ex(("192.0.2.1", 9)) == errno.ENETUNREACH, "the network is not cut off"
+"""
 NEED_ADAPTER = () if EVERY_CELL_TWICE else ("09", "12", "15")
 EXECUTED = ROOT / "outputs" / "executed"  # the first pass of each, for the rendered edition
 

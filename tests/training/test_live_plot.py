@@ -1,10 +1,13 @@
+import builtins
 import re
 import signal
+import sys
 import threading
 
 import pytest
 import torch
 from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.history import HistoryManager
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image as PillowImage
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -42,10 +45,15 @@ def make_trainer(tmp_path, plot, steps=6, *others):
 def page(tmp_path, monkeypatch):
     """What a real IPython shell sends to the notebook's page, in order."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setattr(HistoryManager, "enabled", False)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which the shell replaces
+    before = dict(vars(builtins))
     shell = InteractiveShell.instance()
     shell.display_pub = CapturingDisplayPublisher(shell=shell)
     yield shell.display_pub.outputs
     InteractiveShell.clear_instance()
+    for name in vars(builtins).keys() - before:
+        delattr(builtins, name)
 
 
 def shown(page) -> list[list[dict]]:
