@@ -149,8 +149,8 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
     fits = not lost and place.keys() <= stored.keys()
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
-    scaling = saved.use_dora == here.use_dora and all(math.isclose(layer.scaling[name], _scale(saved, key)) for key, layer in lora_layers(model).items() if name in layer.scaling)
-    scaling = None if joined else scaling
+    scaling = None if joined else saved.use_dora == here.use_dora and all(
+        math.isclose(layer.scaling[name], _scale(saved, key)) for key, layer in lora_layers(model).items() if name in layer.scaling)
     total, whole = len(place | stored), scaling is not False and same == len(place)
     formats = sorted({str(tensor.dtype)[6:] for key in place.keys() & stored.keys() for tensor in (place[key], stored[key])})
     rounded = f" but for rounding ({' and '.join(formats)})" * (len(formats) > 1)

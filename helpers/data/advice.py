@@ -53,7 +53,7 @@ def _turns_as_text(value: str, first: str, answer: bool) -> str:
             if isinstance(turns, list) and turns and all(isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] in PART_TYPES for part in turns):
                 return f"a list of parts written as a text ({reads} reads it)"
             speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
-            return f"{'a list' if value.lstrip()[0] == '[' and not first else 'turns'} written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
+            return f"{'turns' if first else 'a list'} written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return ""

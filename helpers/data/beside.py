@@ -18,7 +18,7 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
 OFF = ("false", "off", "0")  # of what can be switched
-NOTHING = ("", "[]", "{}", "null", "none", "nan")  # an empty value, where a program wrote it as text
+NOTHING = ("[]", "{}", "null", "none", "nan")  # an empty value, where a program wrote it as text
 MASKS = ("mask", "masked")  # whether a message is not learned
 LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", *MASKS)  # and how much it is, or whether
 JUDGED = {"answer": VERDICTS, **dict.fromkeys(("accept", "label", "kto_tag"), ("true", "false"))}  # a CSV makes texts of them

@@ -32,11 +32,10 @@ def learned_note(records: list[dict]) -> str:
 
 def ignored_note(ignored: Counter) -> str:
     """Name the keys that nothing reads; ignored: counts of (what becomes of the key, key)."""
-    ignored = {(fate, key): count for (fate, key), count in ignored.items() if fate != JOINED}
     unseen = {key for fate, key in ignored if fate == UNSEEN}
     named = {fate: [f"{key!r:.40}" for other, key in ignored if other == fate and (fate != KEPT or key not in unseen)] for fate in (KEPT, UNSEEN, LEFT)}
     return "ignored: " + "; ".join(f"{', '.join(keys[:MOST_NAMED])}{f' and {len(keys) - MOST_NAMED:,} more' * (len(keys) > MOST_NAMED)} ({fate})"
-                                       for fate, keys in named.items() if keys) if ignored else ""
+                                       for fate, keys in named.items() if keys) if any(named.values()) else ""
 
 
 def joined_note(counts: Counter) -> str:

@@ -99,16 +99,14 @@ def show_record(tokenizer, text_or_messages, max_length: int | None = None) -> H
     """
     if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1):
         raise ValueError(f"max_length is {max_length!r:.40}; give a whole number of tokens, 1 or more")
-    given = text_or_messages
-    if isinstance(given, Mapping):
-        text_or_messages = given.get("messages")
-    if (isinstance(given, Mapping) or not isinstance(given, str)) and not are_messages(text_or_messages):
-        raise ValueError("this is no text, no record with messages as load_sft_jsonl returns it, and not its messages; give one of them")
     if isinstance(text_or_messages, str):
         ids, labels, parts, counts = _encode(tokenizer, text_or_messages), None, None, ""
     else:
-        ids, labels = record_tokens(tokenizer, text_or_messages)
-        parts = _parts(tokenizer, ids, text_or_messages)
+        messages = text_or_messages.get("messages") if isinstance(text_or_messages, Mapping) else text_or_messages
+        if not are_messages(messages):
+            raise ValueError("this is no text, no record with messages as load_sft_jsonl returns it, and not its messages; give one of them")
+        ids, labels = record_tokens(tokenizer, messages)
+        parts = _parts(tokenizer, ids, messages)
         counts = "tokens of each part: " + ", ".join(f"{part} {count}" for part, count in Counter(parts).items())
     lost = "" if max_length is None else f"<b>{what_is_lost(tokenizer, ids, labels, max_length)}</b>"
     chips = show_tokens(tokenizer, ids, labels, cut_from=max_length, parts=parts).data

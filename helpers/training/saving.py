@@ -32,11 +32,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
-    if part.is_dir() and path.is_dir() and _same(part, path):
+    two_folders = part.is_dir() and path.is_dir()
+    if two_folders and _same(part, path):
         _remove(part)
         return
     try:
-        if part.is_dir() and path.is_dir():
+        if two_folders:
             previous = path.with_name(f"{path.name}_previous")
             _remove(previous)
             move(path, previous)

@@ -1,16 +1,12 @@
 """What an adversary found in a diagnosis that had passed all other tests: each adapter with its right verdict."""
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from adapters import base_model, config, diagnose, fingerprint, found, set_b, trained_model
+from adapters import base_model, config, diagnose, fingerprint, found, save, set_b, trained_model
 from datasets import Dataset
-from notebook_tools import ROOT
 from peft import ArrowConfig, IA3Config, KasaConfig, LoHaConfig, PromptTuningConfig, create_arrow_model, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
+from test_command_line import command
 from transformers import MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from helpers.adapter.diagnosis import diagnose_adapter
@@ -21,13 +17,8 @@ from helpers.training.saving import RECORD_FILE, keep_record, supervised_tokens
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 
 
-def saved(model, folder):
-    model.save_pretrained(folder)
-    return folder
-
-
 def test_a_router_that_works_in_another_way_is_not_called_untrained(tmp_path):
-    folders = [str(saved(trained_model(), tmp_path / name)) for name in ("one", "two")]
+    folders = [str(save(trained_model(), tmp_path / name, "")) for name in ("one", "two")]
     result = diagnose(create_arrow_model(base_model(), folders, ArrowConfig(top_k=2)))
     assert result.verdict == "not examined" and found(result, "logits differ").ok
 
@@ -60,7 +51,7 @@ def compiled_layer(model):
 
 
 def test_a_compiled_layer_or_base_has_the_weights_that_it_had(tmp_path):
-    folder = saved(trained_model(), tmp_path / "adapter")
+    folder = save(trained_model(), tmp_path / "adapter", "")
     model = compiled_layer(trained_model())
     result = diagnose(model, base=base_model())
     assert found(result, "its own base").ok and result.verdict == "trained" and found(result, "answers differ").ok
@@ -69,12 +60,12 @@ def test_a_compiled_layer_or_base_has_the_weights_that_it_had(tmp_path):
 
 
 def test_a_scale_that_was_changed_after_saving_is_seen_and_one_that_came_another_way_is_right(tmp_path):
-    folder = saved(model := trained_model(), tmp_path / "one")
+    folder = save(model := trained_model(), tmp_path / "one", "")
     for layer in lora_layers(model).values():
         layer.set_scale("default", 3.0)
     assert diagnose(model, saved=folder).verdict == "damaged copy"
     other = set_b(get_peft_model(base_model(), config(r=4, lora_alpha=16)), 0.2)
-    hotswap_adapter(swapped := trained_model(), saved(other, tmp_path / "two"), "default")
+    hotswap_adapter(swapped := trained_model(), save(other, tmp_path / "two", ""), "default")
     assert found(diagnose(swapped, saved=tmp_path / "two"), "saved copy").ok
 
 
@@ -83,7 +74,7 @@ def test_a_scale_that_was_changed_after_saving_is_seen_and_one_that_came_another
     IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")], ids=lambda kind: kind.peft_type.value)
 def test_a_base_with_an_adapter_of_another_kind_is_no_base(tmp_path, kind):
     base = get_peft_model(base_model(), kind)
-    for adapter in (trained_model(), saved(trained_model(), tmp_path / "adapter")):
+    for adapter in (trained_model(), save(trained_model(), tmp_path / "adapter", "")):
         with pytest.raises(ValueError, match="base holds adapter layers already"):
             diagnose(adapter, base=base)
 
@@ -120,7 +111,7 @@ def test_a_head_of_an_adapter_is_no_layer_for_another_and_bad_ranks_are_refused_
 
 @pytest.mark.parametrize(("text", "sentence"), [('{"r": 4}', "is not as PEFT writes it"), ('{"peft_type": "LORA", "task_type": "WEIRD"}', "is not as PEFT writes it"), ("{", "is not as PEFT writes it")])
 def test_a_broken_config_of_a_saved_copy_is_named(tmp_path, text, sentence):
-    folder = saved(model := trained_model(), tmp_path / "adapter")
+    folder = save(model := trained_model(), tmp_path / "adapter", "")
     (folder / "adapter_config.json").write_text(text)
     with pytest.raises(ValueError, match=sentence) as error:
         diagnose(model, saved=folder)
@@ -128,7 +119,7 @@ def test_a_broken_config_of_a_saved_copy_is_named(tmp_path, text, sentence):
 
 
 def test_wrong_arguments_are_a_sentence(tmp_path):
-    folder = saved(model := trained_model(), tmp_path / "adapter")
+    folder = save(model := trained_model(), tmp_path / "adapter", "")
     for call, sentence in ((lambda: diagnose(model, saved=5), "of type int"), (lambda: keep_record(None, folder), "no trainer"), (lambda: keep_record(object(), folder), "no trainer"),
                            (lambda: diagnose_adapter(model, "gpt2"), "tokenizer is a text"), (lambda: diagnose(model, trainer="t"), "pass the trainer")):
         with pytest.raises(ValueError, match=sentence):
@@ -137,25 +128,21 @@ def test_wrong_arguments_are_a_sentence(tmp_path):
 
 
 def test_nothing_is_left_changed_not_even_the_random_numbers_to_come(tmp_path):
-    folder, base = saved(trained_model(), tmp_path / "adapter"), base_model()
+    folder, base = save(trained_model(), tmp_path / "adapter", ""), base_model()
     before, state = fingerprint(base), torch.get_rng_state()
     diagnose(folder, base=base)
     assert fingerprint(base) == before and torch.equal(torch.get_rng_state(), state)
 
 
-def command(*words) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "helpers", "diagnose", *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
-
-
 def test_a_base_that_lacks_weights_a_tokenizer_or_a_record_that_names_none_is_wrong_use(tmp_path):
-    folder = saved(trained_model(), tmp_path / "adapter")
+    folder = save(trained_model(), tmp_path / "adapter", "")
     base_model().save_pretrained(tmp_path / "base")
-    asked = command(folder, "--base", tmp_path / "base", "--question", "Where?")
-    assert asked.returncode == 2 and "holds a tokenizer" in asked.stderr
+    status, _, complaint = command("diagnose", folder, "--base", tmp_path / "base", "--question", "Where?")
+    assert status == 2 and "holds a tokenizer" in complaint
     tensors = load_file(tmp_path / "base" / "model.safetensors")
     save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    lacking = command(folder, "--base", tmp_path / "base")
-    assert lacking.returncode == 2 and "which would be drawn at random" in lacking.stderr and not lacking.stdout
+    status, printed, complaint = command("diagnose", folder, "--base", tmp_path / "base")
+    assert status == 2 and "which would be drawn at random" in complaint and not printed
     (folder / RECORD_FILE).write_text('{"base_sha256": "x", "base_dtype": "float17", "steps": 1, "supervised_tokens": 1}')
-    named = command(folder, "--base", tmp_path / "base")
-    assert named.returncode == 2 and "float17" in named.stderr
+    status, _, complaint = command("diagnose", folder, "--base", tmp_path / "base")
+    assert status == 2 and "float17" in complaint
