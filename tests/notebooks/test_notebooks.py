@@ -10,11 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import nbformat
 import pytest
@@ -22,6 +20,7 @@ from notebook_tools import NOTEBOOKS, ROOT, SOLUTIONS, read, widget_outputs, wit
 from real_failures import EVERY_CELL_TWICE
 
 from helpers.model.base_model import base_model_path
+from helpers.tools.processes import free_port, started, wait_until_ready
 
 # A new network namespace has no way out; its loopback is needed by the kernel's own sockets.
 OFFLINE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
@@ -49,24 +48,15 @@ def offline_prefix() -> tuple[str, ...]:
     return tuple(OFFLINE) if subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 else ()
 
 
-class Answers(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def test_the_network_is_really_cut_off():
+def test_the_network_is_really_cut_off(tmp_path):
     if not offline_prefix():
         assert not os.environ.get("CI"), "CI must run the notebooks without a network: it needs unshare and ip"
         pytest.skip("this system can't cut a process off the network (it takes Linux with unshare and ip)")
-    server = HTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    ask = [sys.executable, "-c", f"from urllib.request import urlopen; urlopen('http://127.0.0.1:{server.server_port}', timeout=10)"]
-    assert subprocess.run(ask).returncode == 0 != subprocess.run([*offline_prefix(), *ask], capture_output=True).returncode
-    server.shutdown()
+    address, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path / "server.log"
+    ask = [sys.executable, "-c", f"from urllib.request import urlopen; urlopen({address!r}, timeout=10)"]
+    with log.open("w") as file, started("http.server", str(port), "--bind", "127.0.0.1", folder=tmp_path, output=file) as server:
+        wait_until_ready(server, address, log, 30)
+        assert subprocess.run(ask).returncode == 0 != subprocess.run([*offline_prefix(), *ask], capture_output=True).returncode
 
 
 def doubled(path):
