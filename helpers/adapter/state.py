@@ -56,6 +56,9 @@ def copy_of(model, written=()):
     for module in made.modules():
         if "forward" in vars(module) and not isinstance(module.forward, functools.partial) and not hasattr(module, "_orig_mod"):  # a partial moves data between devices
             del module.forward
+        if getattr(module, "support_avx512bf16_for_cpu", False):  # bitsandbytes rearranges a weight for such a processor, and PEFT then misreads it
+            module.state_dict()  # puts it back as it was
+            module.support_avx512bf16_for_cpu = False
     return made
 
 
