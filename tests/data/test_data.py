@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 import torch
 from notebook_tools import ROOT
+from real_failures import WEEKLY
 
 from helpers.ask import generate_answers, load_exam, nearest_records, score_answers
 from helpers.data.dataset import load_sft_jsonl
@@ -157,6 +158,7 @@ def test_the_readme_of_the_data_gives_the_true_numbers():
         assert re.search(rf"`{file.name}` \| {records} \|", text), f"{file.name} has {records} records"
 
 
+@WEEKLY  # notebook 09 asserts it of the same list in every run
 @pytest.mark.slow
 def test_the_base_model_knows_the_general_answers_and_none_of_the_lighthouse(tokenizer):
     from transformers import AutoModelForCausalLM
