@@ -7,17 +7,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from lab import COUNT_PICTURES, KERNEL_READY, WATCH, Notebook, jupyter_lab, wait
-from notebook_tools import NOTEBOOKS, ROOT, read
+from notebook_tools import NOTEBOOKS, ROOT
 from real_failures import EVERY_CELL_TWICE
 
 from helpers.model.base_model import base_model_path
 
 pytestmark = pytest.mark.slow
 PICTURES = ROOT / "outputs" / "browser"
-WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05", "06", "14"}]
+WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in ({"02", "03", "04", "05", "06", "14"} if EVERY_CELL_TWICE else {"02", "03", "04", "05"})]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
-# Cells that train and that no widget needs: test_notebooks.py runs them; here 06 does so once a week.
-TRAINING_ALONE = {"14": ("recipe", None)} | ({} if EVERY_CELL_TWICE else {"06": ("rates-too-low-2382bf", "def-plan-records-d93199")})
 OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 PLOT = 'svg[aria-label^="Loss and learning rate"]'
 
@@ -34,18 +32,8 @@ def lab(tmp_path_factory, run_of_07):
     if not EVERY_CELL_TWICE:  # test_notebooks.py asks the whole exam of 09; here it is for what shows the answers
         exam = course / "data" / "exam.jsonl"
         exam.write_text("".join(exam.read_text(encoding="utf-8").splitlines(keepends=True)[::3]), encoding="utf-8")
-    for number, (first, behind) in TRAINING_ALONE.items():
-        leave_out(next((course / "notebooks").glob(f"{number}_*.ipynb")), first, behind)
     with jupyter_lab(course, settings) as address:
         yield address
-
-
-def leave_out(path, first, behind) -> None:
-    """Leave out the cells from the one with the first id up to the one with the second, which stays; None: all that follow."""
-    notebook = read(path)
-    ids = [cell.id for cell in notebook.cells]
-    del notebook.cells[ids.index(first):ids.index(behind) if behind else None]
-    nbformat.write(notebook, path)
 
 
 @pytest.fixture

@@ -59,11 +59,12 @@ def test_our_own_gguf_is_not_the_converters(page):
 
 def test_the_sizes_are_those_of_the_bits(page):
     weights = sum(tensor.numel() for tensor in page["model"].state_dict().values()) - page["model"].lm_head.weight.numel()
-    bits = {kind: 8 * sum(int(tensor.n_bytes) for tensor in GGUFReader(file).tensors) / weights for kind, file in page["files"].items()}
+    tensors = {kind: GGUFReader(file).tensors for kind, file in page["files"].items()}
+    bits = {kind: 8 * sum(int(tensor.n_bytes) for tensor in inside) / weights for kind, inside in tensors.items()}
     assert bits["f16"] == pytest.approx(16, abs=0.1) and bits["q8_0"] == pytest.approx(8.5, abs=0.1)
-    kinds = {tensor.name: tensor.tensor_type for tensor in GGUFReader(page["files"]["q4_0"]).tensors}
+    kinds = {tensor.name: tensor.tensor_type for tensor in tensors["q4_0"]}
     assert kinds["blk.0.ffn_up.weight"] == GGMLQuantizationType.Q4_0 and kinds["token_embd.weight"] == GGMLQuantizationType.Q8_0
-    layers = [8 * int(tensor.n_bytes) / int(tensor.n_elements) for tensor in GGUFReader(page["files"]["q4_0"]).tensors if tensor.tensor_type == 2]
+    layers = [8 * int(tensor.n_bytes) / int(tensor.n_elements) for tensor in tensors["q4_0"] if tensor.tensor_type == 2]
     assert len(layers) == 210 and set(layers) == {4.5}
 
 
