@@ -2,8 +2,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import binomtest
-
 from helpers.data.phrases import holds_phrase, is_phrase, phrases_of, plain
 
 
@@ -53,6 +51,8 @@ def right_of(scores: Sequence[bool]) -> Count:
     _check_scores(scores)
     if not len(scores):
         raise ValueError("there are no scores to count")
+    from scipy.stats import binomtest  # here and below: most of a page does not need it, and it takes a second to import
+
     right = int(sum(map(bool, scores)))
     interval = binomtest(right, len(scores)).proportion_ci(method="wilson")
     return Count(right, len(scores), float(interval.low), float(interval.high))
@@ -72,6 +72,8 @@ def compare_scores(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     _check_scores(first)
     _check_scores(second)
     pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
+    from scipy.stats import binomtest
+
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     differ = only_first + only_second
     return Comparison(only_first, only_second, float(binomtest(only_first, differ).pvalue) if differ else 1.0)

@@ -5,7 +5,6 @@ import statistics
 from numbers import Real
 from typing import NamedTuple
 
-import networkx
 import pandas as pd
 
 from helpers.data.notes import learned_note
@@ -42,6 +41,8 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     """
     if by not in SHARED:
         raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
+    import networkx  # only here, and half a second to import
+
     shared, begun = networkx.Graph(), beginnings(records)
     shared.add_nodes_from(range(len(records)))
     asked = asked_words(records)
