@@ -78,9 +78,8 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     for name, model in (("base", base), ("the adapter's model", adapter)):
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
-    if base is not None:
-        with _in_one_sentence("this base model can't be copied; load it anew"):
-            base = copy_of(base)
+    if base is not None and any(hasattr(module, "support_avx512bf16_for_cpu") for module in base.modules()):
+        base = copy_of(base)  # reading such weights can change them
     loaded = isinstance(adapter, (str, Path))
     saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None
     if loaded:

@@ -13,7 +13,7 @@ from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
 
-from helpers.model.weights import plain_name
+from helpers.model.weights import as_stored, plain_name
 
 FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
 adapter_tensors = functools.partial(get_peft_model_state_dict, save_embedding_layers=False)  # all that PEFT saves, by the names in the file
@@ -49,16 +49,16 @@ def copy_of(model, written=()):
     """
     memo = {id(buffer): buffer for buffer in model.buffers()}
     for name, weight in model.named_parameters():
-        if type(weight) is torch.nn.Parameter and plain_name(name) not in written:  # packed ones are small, and packed anew when they are used
+        if type(weight) is torch.nn.Parameter and plain_name(name) not in written:  # packed ones are small, and some are packed anew when they are used
             memo[id(weight)] = torch.nn.Parameter(weight.detach(), weight.requires_grad)
     memo |= {id(hooks): OrderedDict() for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
     made = copy.deepcopy(model, memo)
+    as_stored(made)
     for module in made.modules():
         if "forward" in vars(module) and not isinstance(module.forward, functools.partial) and not hasattr(module, "_orig_mod"):  # a partial moves data between devices
             del module.forward
-        if getattr(module, "support_avx512bf16_for_cpu", False):  # bitsandbytes rearranges a weight for such a processor, and PEFT then misreads it
-            module.state_dict()  # puts it back as it was
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # nor rearranged again: PEFT would misread it
     return made
 
 

@@ -72,8 +72,9 @@ def compare_scores(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     _check_scores(first)
     _check_scores(second)
     pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    if not (differ := only_first + only_second):
+        return Comparison(0, 0, 1.0)
     from scipy.stats import binomtest
 
-    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    differ = only_first + only_second
-    return Comparison(only_first, only_second, float(binomtest(only_first, differ).pvalue) if differ else 1.0)
+    return Comparison(only_first, only_second, float(binomtest(only_first, differ).pvalue))

@@ -17,8 +17,16 @@ def base_parameters(model) -> dict[str, torch.Tensor]:
     return {plain_name(name): parameter.detach() for name, parameter in model.named_parameters() if not any(part in name for part in added)}
 
 
+def as_stored(model) -> None:
+    """Put back the 4-bit weights that bitsandbytes has rearranged: it does so to compute, where the processor has bfloat16 (its scales stay rounded)."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.state_dict()  # this is what undoes it
+
+
 def base_hash(model) -> str:
-    """Return the SHA-256 of the base weights (names, types, shapes, bytes)."""
+    """Return the SHA-256 of the base weights (names, types, shapes, bytes), as they are stored."""
+    as_stored(model)
     digest = hashlib.sha256()
     for name, weight in sorted(base_parameters(model).items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())

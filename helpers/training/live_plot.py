@@ -161,7 +161,7 @@ def draw(history: dict[str, list[tuple[int, float]]], max_steps: int, title: str
 def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
     """Return the picture as inline SVG, which a page replaces without flicker; each point tells its value on hover.
 
-    Who does not see it is told the first and the last value of each line.
+    Who does not see it is told the first and the last value of each line, and the highest where it lies between them.
     """
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -172,7 +172,7 @@ def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
             x, y = axes.transData.transform((step, value))
             if math.isfinite(y):
                 spots.append(HOVER.format(x, figure.bbox.height - y, f"step {step}: {NAMES[name]} {value:.3g}"))
-    lines = [f"{NAMES[name]} from {first:.3g}{f' up to {top:.3g} and' * (top > first)} to {last:.3g}" for name, values in history.items() if values
+    lines = [f"{NAMES[name]} from {first:.3g}{f' up to {top:.3g} and' * (top > max(first, last))} to {last:.3g}" for name, values in history.items() if values
              for first, top, last in [(values[0][1], max(value for _, value in values), values[-1][1])]]
     label = html.escape("; ".join([f"Loss and learning rate, {loss.get_title()}", *lines]))
     start = f'<svg role="img" aria-label="{label}" style="max-width: 100%; height: auto" '

@@ -76,9 +76,9 @@ def in_shards(folder):
     return AutoModelForCausalLM.from_pretrained(folder / "shards")
 
 
-def packed(folder):
+def packed(folder, twice=False):
     base_model(hidden=64, inner=64).save_pretrained(folder / "whole")
-    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32, bnb_4bit_use_double_quant=twice)
     return AutoModelForCausalLM.from_pretrained(folder / "whole", quantization_config=settings)
 
 

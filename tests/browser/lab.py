@@ -88,7 +88,7 @@ class Notebook:
         start = time.monotonic()
         self.command("notebook:run-all-cells")
         wait(lambda: any("*" in prompt for prompt in self.prompts()) or self.errors(), 30, "the first cell to start")
-        self.wait_until_idle(400)
+        self.wait_until_idle(900)
         return time.monotonic() - start
 
     def wait_until_idle(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 A notebook is run from top to bottom and then once more. Where cells take long (their tag is "long", or "slow" for some ten
 seconds, for which no learner has to plan), every other cell is run twice in a row instead, so that they run once. Those that need an adapter get the one that notebook 07 has just made;
-that they train their own without it is seen on a tiny model (test_any_model.py). With EVERY_CELL_TWICE=1, as once a week,
+that 09 trains its own without it is seen on a tiny model (test_any_model.py), 12 and 15 once a week. With EVERY_CELL_TWICE=1, as once a week,
 every notebook is repeated whole and begins with empty outputs.
 """
 import os

@@ -128,6 +128,8 @@ def test_the_picture_is_told_in_words():
                 draw(HISTORY, 8, "step 4 of 8, 2 s"), HISTORY | {"train": HISTORY["train"][:2]})
     warmed_up = HISTORY | {"rate": [(1, 1e-4), (2, 1e-3), (4, 1e-5)]}
     assert 'learning rate from 0.0001 up to 0.001 and to 1e-05"' in as_html(draw(warmed_up, 8, ""), warmed_up)
+    rising = HISTORY | {"rate": warmed_up["rate"][:2]}
+    assert 'learning rate from 0.0001 to 0.001"' in as_html(draw(rising, 8, ""), rising)
 
 
 def test_an_empty_history_is_drawn_too():
