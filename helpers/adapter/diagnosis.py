@@ -16,7 +16,7 @@ from helpers.adapter.faults import FAULTS
 from helpers.adapter.state import FROM_ZERO, copy_of, lora_layers, only_lora, read_tensors
 from helpers.adapter.stopping import kept_settings
 from helpers.findings import Check, sign, table
-from helpers.model.weights import plain_name
+from helpers.model.weights import four_bit_layers, plain_name
 from helpers.training.saving import adapter_folder
 
 TELLING = ("steps", "B is not zero", "answers differ", "other parts")  # these checks are shown whatever they say
@@ -78,7 +78,7 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     for name, model in (("base", base), ("the adapter's model", adapter)):
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise ValueError(f"{name} has weights on the device meta, where there are no numbers; load it whole")
-    if base is not None and any(hasattr(module, "support_avx512bf16_for_cpu") for module in base.modules()):
+    if base is not None and four_bit_layers(base):
         base = copy_of(base)  # reading such weights can change them
     loaded = isinstance(adapter, (str, Path))
     saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None

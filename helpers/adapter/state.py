@@ -13,7 +13,7 @@ from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
 
-from helpers.model.weights import as_stored, plain_name
+from helpers.model.weights import as_stored, four_bit_layers, plain_name
 
 FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
 adapter_tensors = functools.partial(get_peft_model_state_dict, save_embedding_layers=False)  # all that PEFT saves, by the names in the file
@@ -54,11 +54,11 @@ def copy_of(model, written=()):
     memo |= {id(hooks): OrderedDict() for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
     made = copy.deepcopy(model, memo)
     as_stored(made)
+    for layer in four_bit_layers(made):
+        layer.support_avx512bf16_for_cpu = False  # nor rearranged again: PEFT would misread it
     for module in made.modules():
         if "forward" in vars(module) and not isinstance(module.forward, functools.partial) and not hasattr(module, "_orig_mod"):  # a partial moves data between devices
             del module.forward
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # nor rearranged again: PEFT would misread it
     return made
 
 

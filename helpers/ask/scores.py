@@ -51,10 +51,8 @@ def right_of(scores: Sequence[bool]) -> Count:
     _check_scores(scores)
     if not len(scores):
         raise ValueError("there are no scores to count")
-    from scipy.stats import binomtest  # here and below: most of a page does not need it, and it takes a second to import
-
     right = int(sum(map(bool, scores)))
-    interval = binomtest(right, len(scores)).proportion_ci(method="wilson")
+    interval = _binomtest(right, len(scores)).proportion_ci(method="wilson")
     return Count(right, len(scores), float(interval.low), float(interval.high))
 
 
@@ -73,8 +71,11 @@ def compare_scores(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     _check_scores(second)
     pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    if not (differ := only_first + only_second):
-        return Comparison(0, 0, 1.0)
-    from scipy.stats import binomtest
+    differ = only_first + only_second
+    return Comparison(only_first, only_second, float(_binomtest(only_first, differ).pvalue) if differ else 1.0)
 
-    return Comparison(only_first, only_second, float(binomtest(only_first, differ).pvalue))
+
+def _binomtest(count: int, of: int):
+    from scipy.stats import binomtest  # most of a page does not need it, and it takes a second to import
+
+    return binomtest(count, of)

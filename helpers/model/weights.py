@@ -17,11 +17,15 @@ def base_parameters(model) -> dict[str, torch.Tensor]:
     return {plain_name(name): parameter.detach() for name, parameter in model.named_parameters() if not any(part in name for part in added)}
 
 
+def four_bit_layers(model) -> list[torch.nn.Module]:
+    """Return the layers of bitsandbytes with 4-bit weights, which it rearranges to compute, where the processor has bfloat16."""
+    return [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+
+
 def as_stored(model) -> None:
-    """Put back the 4-bit weights that bitsandbytes has rearranged: it does so to compute, where the processor has bfloat16 (its scales stay rounded)."""
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.state_dict()  # this is what undoes it
+    """Put back the 4-bit weights that were rearranged; their scales stay rounded."""
+    for layer in four_bit_layers(model):
+        layer.state_dict()  # this is what undoes it
 
 
 def base_hash(model) -> str:

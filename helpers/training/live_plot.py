@@ -172,11 +172,15 @@ def as_html(figure: Figure, history: dict[str, list[tuple[int, float]]]) -> str:
             x, y = axes.transData.transform((step, value))
             if math.isfinite(y):
                 spots.append(HOVER.format(x, figure.bbox.height - y, f"step {step}: {NAMES[name]} {value:.3g}"))
-    lines = [f"{NAMES[name]} from {first:.3g}{f' up to {top:.3g} and' * (top > max(first, last))} to {last:.3g}" for name, values in history.items() if values
-             for first, top, last in [(values[0][1], max(value for _, value in values), values[-1][1])]]
+    lines = [f"{NAMES[name]} {_in_words([value for _, value in values])}" for name, values in history.items() if values]
     label = html.escape("; ".join([f"Loss and learning rate, {loss.get_title()}", *lines]))
     start = f'<svg role="img" aria-label="{label}" style="max-width: 100%; height: auto" '
     return start + text[text.index("<svg ") + 5:text.rindex("</svg>")] + "".join(spots) + "</svg>"
+
+
+def _in_words(values: list[float]) -> str:
+    first, top, last = values[0], max(values), values[-1]
+    return f"from {first:.3g}" + f" up to {top:.3g} and" * (top > max(first, last)) + f" to {last:.3g}"
 
 
 def stop_button(on_click: Callable[[], None]) -> widgets.Button:

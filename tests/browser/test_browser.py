@@ -14,7 +14,7 @@ from helpers.model.base_model import base_model_path
 
 pytestmark = pytest.mark.slow
 PICTURES = ROOT / "outputs" / "browser"
-WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in ({"02", "03", "04", "05", "06", "14"} if EVERY_CELL_TWICE else {"02", "03", "04", "05"})]
+WITH_WIDGETS = [path for path in NOTEBOOKS if path.name[:2] in {"02", "03", "04", "05"} | ({"06", "14"} if EVERY_CELL_TWICE else set())]
 TRAINING, BEFORE_AND_AFTER = (next(path for path in NOTEBOOKS if path.name.startswith(number)) for number in ("07", "09"))
 OUTPUTS = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 PLOT = 'svg[aria-label^="Loss and learning rate"]'
