@@ -23,8 +23,15 @@ NESTED = ("row", "rows", "data", "records", "examples")  # where an export keeps
 
 
 def filled(value: object) -> bool:
-    """Say whether a value says anything: null and what is empty do not, 0 and false do."""
-    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
+    """Say whether a value says anything: null and what is empty, or holds nothing else, do not, 0 and false do."""
+    inside = [value]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, dict | list):
+            inside += value.values() if isinstance(value, dict) else value
+        elif value.strip() if isinstance(value, str) else value is not None:
+            return True
+    return False
 
 
 def key_of_chat(value: object) -> str | None:
@@ -69,10 +76,10 @@ def no_columns(record: dict) -> str:
         where = '"messages"' if chats else '"completion", and the question under "prompt"'
         return f"{several}; choose one, write it under {where}, and remove the others"
     if asked and answers:
-        more = [_quoted(key) for key, value in record.items() if key != asked and key.strip().casefold() in (*SAME[0], *BESIDE) and filled(value)]
-        which = "them" if len(answers) == 1 else f"{_quoted(asked)} and either {_quoted(answers[0])} or {_quoted(answers[1])}, whichever is to be learned,"
+        more = [quoted(key) for key, value in record.items() if key != asked and key.strip().casefold() in (*SAME[0], *BESIDE) and filled(value)]
+        which = "them" if len(answers) == 1 else f"{quoted(asked)} and either {quoted(answers[0])} or {quoted(answers[1])}, whichever is to be learned,"
         beside = f", and the question may need what stands under {' and '.join(more[:4])}" if more else ""
-        return f'the keys {_quoted(asked)} and {_quoted(answers[0])} are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
+        return f'the keys {quoted(asked)} and {quoted(answers[0])} are not read{beside}; rename {which} to "prompt" and "completion", and use convert=True'
     if chats:
         key, right = next(iter(chats.items()))
         return f'the conversation stands under {key!r:.40}, which is not read; rename that key to "{right}"'
@@ -88,7 +95,7 @@ def no_columns(record: dict) -> str:
     return NO_MESSAGES
 
 
-def _quoted(key: str) -> str:
+def quoted(key: str) -> str:
     """Return a key as it stands in a sentence, on one line and of bounded length."""
     return f'"{repr(key)[1:-1]:.40}"'
 
@@ -112,9 +119,9 @@ def missing(record: dict, column: str) -> str:
     if several := column in SAME[1] and candidates(record):
         return f'{several}; choose one, write it under "{column}", and remove the others'
     other = next((_named(record, names) for names in SAME if column in names), None)
-    mend = f"rename {_quoted(other)} to it" if other else "a question needs an answer, and an answer its question"
+    mend = f"rename {quoted(other)} to it" if other else "a question needs an answer, and an answer its question"
     if other and isinstance(record[other], list):
-        mend = f'rename {_quoted(other)} to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
+        mend = f'rename {quoted(other)} to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
     return f'the column "{column}" is missing; {mend}'
 
 

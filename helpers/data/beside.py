@@ -30,13 +30,6 @@ ASKED = ("question", "query", "text", "message", "problem", "definition", "input
 ADDRESS, IN_CODE = re.compile(r"\w+://\S+(?: \S+)?"), re.compile(r"[\w.:/-]+")
 
 
-def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
-    """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose; role: whose message it is."""
-    lost = [key for key in sorted(LOST.keys() & holder) if (where or key not in IN_MESSAGES) and carries(key, holder[key], role)]
-    mends = {LOST[key]: [f'"{other}"' for other in lost if LOST[other] == LOST[key]] for key in lost}
-    return [f"the meaning of {' and '.join(keys)}{where} would be lost; {mend}" for mend, keys in mends.items()]
-
-
 def carries(key: str, value: object, role: object = None) -> bool:
     """Say whether a key of LOST means with this value what it is there for; role: whose message it is of, None for a record."""
     if says_nothing(value):
@@ -72,17 +65,15 @@ def verdict_on(record: dict, columns: tuple[str, ...]) -> str | None:
                  if not (any(is_phrase(answer, each) for each in WORDS[word]) if word in WORDS else holds_phrase(answer, word))), None)
 
 
-def says_more(record: dict, columns: tuple[str, ...], key: str) -> bool:
-    """Say whether a key holds a text that the conversation does not: some tools write the question once more beside it."""
-    value, texts = record[key], texts_of(record, columns)
+def says_more(record: dict, columns: tuple[str, ...], key: str, meant: str = "") -> bool:
+    """Say whether a key, meant as another perhaps, holds a text that the conversation does not: some tools write the question once more beside it."""
+    value, texts, key = record[key], texts_of(record, columns), meant or key.strip().casefold()
     if len(columns) == 2 and key in ("text", "prompt", "instruction") and all(folded(text) in folded(value) for text in texts):
         return False  # both once more, as a whole text to train on
     parts = _texts_in(key, value) if key in ASKED else strings(value)
-    if key in ("messages", "conversations"):
-        return bool(parts) and [folded(part) for part in parts] != [folded(text) for text in texts]
-    if key == "history":
+    if key in ("history", "messages", "conversations"):
         asked, past = list(map(folded, texts)), list(map(folded, parts))
-        return not any(asked[place:place + len(past)] == past for place in range(len(asked)))
+        return bool(past) and not any(asked[place:place + len(past)] == past for place in range(len(asked)))
     side = side_of(record, columns, key)
     return not all(held(part, side) for part in parts)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
-from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, list_as_text, missing, no_columns
-from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, lost_keys, says_more, says_nothing, side_of, strings, verdict_on
+from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, key_of_chat, list_as_text, missing, no_columns, quoted
+from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, says_more, says_nothing, side_of, strings, verdict_on
 from helpers.data.chat import THINKING_OFF
 
 IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
@@ -96,23 +96,34 @@ def _word_count(key: str) -> int:
     return len(re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.strip())))
 
 
-def _misspelt(record: dict, columns: tuple[str, ...]) -> list[str]:
-    meant = {key: _meant(key) for key, value in record.items() if filled(value)}
-    return [key for key, right in meant.items() if right and (right not in LOST or carries(right, record[key]))
-            and (len(columns) == 2 or key.strip().casefold() not in PLACED) and not (isinstance(record[key], list) and right in IN_PAIRS)
-            and not (columns and right not in LOST and isinstance(record[key], str) and held(record[key], side_of(record, columns, right)))]
+def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
+    """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose; role: whose message it is."""
+    meant = {key: key if key in LOST else _meant(key) for key in sorted(holder)}
+    lost = {key: LOST[right] for key, right in meant.items()
+            if right in LOST and (where or right not in IN_MESSAGES) and carries(right, holder[key], role)}
+    return [f"the meaning of {' and '.join(quoted(key) for key in lost if lost[key] == mend)}{where} would be lost; {mend}"
+            for mend in dict.fromkeys(lost.values())]
+
+
+def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bool:
+    """Say whether a key may stand for the one that is read: its value is of that form, and the conversation does not hold it."""
+    value = record[key]
+    if right in ("messages", "conversations"):
+        return isinstance(value, list) and (not columns or bool(key_of_chat(value)) and says_more(record, columns, key, right))
+    if right in IN_PAIRS and not isinstance(value, str) or len(columns) != 2 and key.strip().casefold() in PLACED:
+        return False
+    return not (columns and isinstance(value, str) and held(value, side_of(record, columns, right)))
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
     if not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
-    elif misspelt := _misspelt(record, columns):
-        yield from (f"the meaning of {key!r:.40} would be lost; {LOST[_meant(key)]}" if _meant(key) in LOST
-                    else f'the key {key!r:.40} is no key that is read; write it as "{_meant(key)}", or remove it' for key in misspelt)
+    elif slips := {key: right for key, value in record.items() if filled(value) and (right := _meant(key)) and right not in LOST and _is_slip(record, columns, key, right)}:
+        yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in slips.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")
-    elif record.get("chat_template_kwargs", THINKING_OFF) not in (THINKING_OFF, {}, None):
+    elif filled(asked := record.get("chat_template_kwargs")) and (not isinstance(asked, dict) or {key: value for key, value in asked.items() if filled(value)} != THINKING_OFF):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
     elif not columns:
         yield NO_MESSAGES
@@ -127,9 +138,10 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield f'the key "{placed[0]}" would be lost; read the file with convert=True, or write it as a message'
     else:
         beside = [key for key in placed if key != "system"] if isinstance(record[columns[0]], list) else []
-        others = HOLDERS.union(ASKED if len(columns) == 2 else ()) & record.keys() - {*columns}
+        beside_it = HOLDERS.union(ASKED if len(columns) == 2 else ())
+        others = [key for key in record if key not in columns and key.strip().casefold() in beside_it]
         for key in [key for key in beside + sorted(others) if says_more(record, columns, key)]:
-            yield f'the key "{key}" stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
+            yield f'the key {quoted(key)} stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
 
 
@@ -155,7 +167,7 @@ def _fault_in_column(record: dict, column: str) -> str | None:
         return f'the column "{column}" is {written}; {"make it a list" if column in PAIRS[0] else f"write its turns as {FORM}"}'
     if not isinstance(value, str):
         return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
-    return None if value.strip() else f'the column "{column}" is blank; write its text or remove the record'
+    return None if value.strip() else f'the column "{column}" is blank; write {"its text" if column in ANSWERS else "the text there, which may stand under another key,"} or remove the record'
 
 
 def _turns(value: object, role: str, column: str) -> tuple[list, list[str]]:

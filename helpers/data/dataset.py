@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from helpers.data.advice import FORM, MESSAGE, PART_TYPES, filled, key_of_chat, list_as_text
-from helpers.data.beside import LOST, folded, lost_keys, says_nothing
-from helpers.data.columns import COURSE, READ, conversation, other_keys
+from helpers.data.beside import LOST, folded, says_nothing, strings
+from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
 from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_note, learned_note, phrases_note, texts_notes
 from helpers.data.phrases import NO_SPACES, phrases_of, plain
@@ -126,19 +126,20 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     ignored.update((JOINED, key) for key in ("input", "context") if "messages" not in record and filled(record.get(key)) and says_nothing(record[key]))
     ignored.update((LEFT, key) for message in messages for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
-    beside = [key for key in rest if key not in (COURSE if "messages" in record else READ) and filled(rest[key])]
+    beside = [key for key in rest if key not in READ and filled(rest[key])]
     said = [folded(message["content"]) for message in messages] if beside else []
     whole = " ".join(said)
-    ignored.update((UNSEEN if _unseen(rest[key], said, whole) else KEPT, key) for key in beside)
+    fates = {key: UNSEEN if any(_unseen(text, said, whole) for text in strings(rest[key])) else KEPT for key in beside}
+    ignored.update((fate, key) for key, fate in fates.items() if fate != KEPT or "messages" not in record or key not in COURSE)
     return {"messages": messages, **rest}, _faults_in_order([message["role"] for message in messages])
 
 
-def _unseen(value: object, said: list[str], whole: str) -> bool:
-    """Say whether a value is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
-    if not isinstance(value, str) or not (len(value.split()) > SENTENCE or re.search(f"[{NO_SPACES}]{{{SENTENCE},}}", value)):
+def _unseen(text: str, said: list[str], whole: str) -> bool:
+    """Say whether a text is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
+    if not (len(text.split()) > SENTENCE or re.search(f"[{NO_SPACES}]{{{SENTENCE},}}", text)):
         return False
-    value = folded(value)
-    return value not in whole and not all(text in value for text in said)
+    text = folded(text)
+    return text not in whole and not all(each in text for each in said)
 
 
 def _left_out(message: dict) -> list[str]:
@@ -170,7 +171,7 @@ def _fault_in_role(where: str, role: object) -> str | None:
 
 
 def _fault_in_text(where: str, role: str, text: object) -> str | None:
-    other = [str(part.get("type")) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
+    other = [str(part.get("type") or next(iter(part), None)) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
     if other:
         return f"{where} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):

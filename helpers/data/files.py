@@ -13,7 +13,7 @@ from helpers import at_home
 from helpers.data.advice import SAME, key_of_chat
 from helpers.data.columns import HOLDERS
 
-PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False)'
+PANDAS = 'turn it into JSONL: pandas.read_{}({}{}).to_json({}, orient="records", lines=True, force_ascii=False, date_format="iso")'
 ALL_TEXT = ", dtype=str, keep_default_na=False"  # else pandas makes numbers of 007 and nothing of NA
 TABLES = {"\t": ("tab", "TSV", r', sep="\t"'), ";": ("semicolon", "CSV", ', sep=";"'), ",": ("comma", "CSV", "")}
 KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
@@ -21,7 +21,7 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
     (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|xl/).*xl/", "an Excel workbook; save its sheet as CSV in UTF-8 and give that file"),
     (rb"PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|word/|ppt/).*(?:word|ppt)/|%PDF|\{\\rtf", "a document, not records; write questions and answers of it, a JSON object on each line"),
     (rb"PK[\x03\x05]", "a zip archive; unpack it and give the JSONL file in it"),
-    (rb"BZh[1-9]1AY&SY|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22M\x18|.{257}ustar", "a packed archive; unpack it and give the JSONL file in it"),
+    (rb"BZh[1-9]1AY&SY|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22M\x18|.{257}ustar(?:\0|  \0)", "a packed archive; unpack it and give the JSONL file in it"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file; save its table as CSV in UTF-8 and give that file"),
     (rb"SQLite format 3|ARROW1|Obj\x01|ORC(?![\x20-\x7e])|\x89HDF|\x93NUMPY|\x80[\x02-\x05]",
      "a table or database of another program (SQLite, Arrow, Avro, ORC, HDF5, NumPy or a pickle); export its records as JSONL in UTF-8"),
@@ -69,6 +69,8 @@ def _read(path: str | Path) -> bytes:
         raise PathError(f"the path is of type {type(path).__name__}; give the path of one file, and add up the lists that several give")
     if re.match(r"\w{2,}:/", str(path)):
         raise PathError(f"{path}:1: this is an address on the network; download the file and give its path")
+    if isinstance(path, str) and re.search(r"\n|^\s*[{\[].*[}\]]", path) and not os.path.exists(path):  # noqa: PTH110 (Path's raises for a long one)
+        raise PathError(f"{path.strip()[:40]!r}: this is the text of a file; give the path of the file")
     try:
         data = (Path(path) if Path(path).exists() else at_home(path)).read_bytes()
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
@@ -99,8 +101,8 @@ def _binary_kind(path: str | Path, data: bytes) -> str | None:
 
 def _with_pandas(kind: str, path: str | Path, options: str) -> str:
     source, target = Path(path), Path(path).with_suffix(".jsonl")
-    if source.suffix.lower() == ".jsonl":  # never onto the file itself
-        target = source.with_name(f"{source.stem}_records.jsonl")
+    while at_home(target).exists():  # never onto another file, nor onto the file itself
+        target = target.with_name(f"{target.stem}_records.jsonl")
     source, target = (json.dumps(file.as_posix(), ensure_ascii=False) for file in (source, target))
     return PANDAS.format(kind, source, options, target)
 
@@ -118,7 +120,7 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
     except (ValueError, RecursionError):
         json_like = [bool(re.match(rb'\{|\[\s*([{"\[\]]|$)', line)) and not HEADING.fullmatch(first[0]) for line in first]
         blank = next(place for place, line in enumerate(lines) if line.strip())
-        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank)
+        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank, _is_utf8(b"\n".join(lines)))
         if table == TEXT and any(json_like):
             return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
         return table
@@ -130,21 +132,28 @@ def _columns_kind(path: str | Path, table: dict) -> str | None:
     parts = list(table.values())
     if not form and parts and all(isinstance(part, dict) and part for part in parts):
         form = "columns" if all(key.isdecimal() for part in parts for key in part) else "index" if all(key.isdecimal() for key in table) else None
-    return f'1: this is one table as pandas writes it (orient="{form}"); {_with_pandas("json", path, f", orient={form!r}, dtype=False")}' if form else None
+    return f'1: this is one table as pandas writes it (orient="{form}"); {_with_pandas("json", path, f", orient={form!r}, dtype=False, convert_dates=False")}' if form else None
 
 
-def _table_kind(path: str | Path, lines: list[str], blank: int) -> str:
-    """Say what kind of table these lines are, above which so many blank ones stand, or that they are text."""
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _table_kind(path: str | Path, lines: list[str], blank: int, utf8: bool) -> str:
+    """Say what kind of table these lines are, above which so many blank ones stand, or that they are text; utf8: the whole file is."""
     if before := re.match(r'([^{,;\t]{1,12})\{"', lines[0]):
         return f"1: {before[1]!r} stands before the object; remove it, so that each line is one JSON object and nothing else"
     skip = 1 if re.fullmatch(r"sep=.", lines[0].strip()) else 0  # a line for Excel
     for separator, (name, kind, option) in TABLES.items():
         if (above := _lines_above_names(lines[skip:], separator)) is not None:
-            numbered = ", index_col=0" * bool(re.match(rf'(?:"")?{separator}', lines[skip + above]))
-            mend = _with_pandas("csv", path, ALL_TEXT + option + numbered + f", skiprows={blank + skip + above}" * bool(skip + above))
+            mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={blank + skip + above}" * bool(skip + above))
             names = [name.strip(' "').casefold() for name in lines[skip + above].split(separator)]
             mend += NO_NAMES * (len(names) == 2 and not {*names} & {*sum(SAME, ()), *HOLDERS})
-            if any("\ufffd" in line for line in lines):
+            if not utf8:
                 mend = "its text is not UTF-8: save it as CSV in UTF-8 first, and check that file"
             return f"1: this is a table with a {name} between its columns ({kind}); {mend}"
     return TEXT

@@ -39,7 +39,7 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     it is what differs (wording.asked_words). The answer is the one that is learned; a record that
     another one goes on from belongs to it, but not a greeting, from which more than four go on. Raises ValueError for another word in by.
     """
-    if by not in SHARED:
+    if not isinstance(by, str) or by not in SHARED:
         raise ValueError(f'by is {by!r:.40}; write "answer" or "question"')
     import networkx  # only here, and half a second to import
 
@@ -83,7 +83,7 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
         return Split(records, [], " ".join(filter(None, (_too_few(records, len(groups), by), learned_note(records)))))
-    random.Random(seed).shuffle(groups)
+    random.Random(int(seed)).shuffle(groups)
     wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
     for group in groups:
         if sum(map(len, chosen)) + len(group) <= wanted and len(chosen) < len(groups) - 1:  # one is left to train on

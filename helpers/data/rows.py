@@ -3,7 +3,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from helpers.data.chat import encode_chat
-from helpers.data.wording import beginnings, reply_places
+from helpers.data.wording import beginnings, conversations, reply_places
 
 # What a collator turns into a batch: a row may have its texts beside it, which none can pad.
 COLLATED = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids", "token_type_ids")
@@ -45,9 +45,10 @@ def compare_with_records(trainer, records: list[dict], rows: list[tuple], places
 
     Raises ValueError for records that can't be those of the rows.
     """
+    records = conversations(records)
     if len(records) < len(rows):
         raise ValueError(f"the trainer has {len(rows)} rows and records has {len(records)}: give the records that train_dataset was made from")
-    wrong = next((place for place, record in enumerate(records) if len(record.get("messages") or ()) < 2), None)
+    wrong = next((place for place, record in enumerate(records) if len(record["messages"]) < 2), None)
     if wrong is not None:
         raise ValueError(f"records[{wrong}] has no question and answer under messages; give what load_sft_jsonl returns")
     template_kwargs = next(iter(trainer.train_dataset), {}).get("chat_template_kwargs") or {}  # TRL keeps its column

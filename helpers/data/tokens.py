@@ -162,10 +162,11 @@ def _parts(tokenizer, ids: list[int], messages: list[dict]) -> list[str]:
 
 def _encode(tokenizer, ids_or_text) -> list[int]:
     if isinstance(ids_or_text, str):
+        ids_or_text.encode()  # a ValueError for half an emoji
         return tokenizer(ids_or_text, add_special_tokens=False)["input_ids"]
     ids = _as_list(ids_or_text)
-    if isinstance(ids, Mapping) or (ids and not isinstance(ids[0], Integral)):
-        raise ValueError('show_tokens takes one text or one row of token ids, for instance batch["input_ids"][0]')
+    if isinstance(ids, Mapping) or (ids and not isinstance(ids[0], Integral)) or min(ids, default=0) < 0:
+        raise ValueError('show_tokens takes one text or one row of token ids, for instance batch["input_ids"][0]; labels go beside it')
     return ids
 
 

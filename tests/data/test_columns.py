@@ -169,7 +169,7 @@ REFUSED = {  # a record -> what is said about it
     "a part's weight in words": (answer(content=[{"type": "text", "text": "Here.", "weight": "zero"}]), ('"weight" of message 2 would be lost', "remove the key")),
     "many candidates with as many models": ({"instruction": "q", "models": ["a", "b"], "completions": ["x", "y"]}, ("candidates ('completions')", "choose one")),
     "a tree": ({"prompt": {"text": "Where?", "replies": [{"text": "Here."}]}}, ("a tree of replies", "one branch")),
-    "a slip that would be lost": (pair(image_urls=["a.png"]), ("the meaning of 'image_urls' would be lost", "text only")),
+    "a slip that would be lost": (pair(image_urls=["a.png"]), ('the meaning of "image_urls" would be lost', "text only")),
     "preferences of torchtune": ({"chosen_conversations": [ASKED, ANSWER], "rejected_conversations": [ASKED, ANSWER]}, ('"chosen_conversations" and "rejected_conversations"', "DPOTrainer")),
     "rejected beside messages": (answer() | {"rejected_messages": [ASKED, ANSWER]}, ('"rejected_messages" would be lost', "DPOTrainer")),
     "a list of contexts": ({"instruction": "Who?", "context": ["par 1", "par 2"], "response": "Nell"}, ('"context" is a list of texts', "join them to one")),

@@ -80,7 +80,7 @@ KINDS = {  # what is in the file -> the line that is named, the kind, and what t
     "CSV, a line for Excel": ("sep=;\nquestion;answer\nq1;a1\n", 1, "(CSV)", "skiprows=1"),
     "CSV under a title": ("Helpdesk 2024,\nquestion,answer\nq1,a1\n", 1, "(CSV)", "skiprows=1"),
     "CSV under a blank line and a title": ("\nHelpdesk 2024,\nquestion,answer\nq1,a1\n", 1, "(CSV)", "skiprows=2"),
-    "CSV of three columns": ("What is 2+2?,4,easy\nWhat is 3+3?,6,easy\n", 1, "(CSV)", 'lines=True, force_ascii=False)'),
+    "CSV of three columns": ("What is 2+2?,4,easy\nWhat is 3+3?,6,easy\n", 1, "(CSV)", 'lines=True, force_ascii=False, date_format="iso")'),
     "CSV, brackets in a name": ("Question [EN],Answer\nq1,a1\n", 1, "(CSV)", "pandas.read_csv("),
     "CSV, brackets in cells": ("question,answer\n[urgent] Kettle leaks,Bench 2\n{x},Bench 1\n", 1, "(CSV)", "pandas.read_csv("),
     "CSV without names": ("What is 2+2?,4\nWhat is 3+3?,6\n", 1, "(CSV)", 'without a line of names: header=None, names=["prompt", "completion"]'),
@@ -133,15 +133,18 @@ def test_what_the_sentence_says_turns_a_table_into_jsonl_without_a_loss(tmp_path
     records = load_sft_jsonl(path.with_suffix(".jsonl"), convert=True)
     expected = [json.loads(CHAT)] if name == "chats.parquet" else [
         {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]} for asked, answer in TABLE.itertuples(index=False)]
-    assert records == expected
+    assert [{"messages": record["messages"]} for record in records] == expected
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.JSONL"])
 def test_the_sentence_does_not_write_onto_the_file_itself(tmp_path, name):
     TABLE.to_csv(tmp_path / name, index=False)
     before = (tmp_path / name).read_bytes()
+    (tmp_path / "t_records.jsonl").write_text("mine", encoding="utf-8")
     exec(re.search(r"pandas\.read_.*", refused(tmp_path / name)).group(), {"pandas": pd})
-    assert (tmp_path / name).read_bytes() == before and len(load_sft_jsonl(tmp_path / "t_records.jsonl", convert=True)) == len(TABLE)
+    assert (tmp_path / name).read_bytes() == before and (tmp_path / "t_records.jsonl").read_text(encoding="utf-8") == "mine"
+    made, = {*tmp_path.iterdir()} - {tmp_path / name, tmp_path / "t_records.jsonl"}
+    assert len(load_sft_jsonl(made, convert=True)) == len(TABLE)
 
 
 @pytest.mark.parametrize("data", [gzip.compress(f"{CHAT}\n{CHAT}\n".encode()), f"{CHAT}\r{CHAT}\r".encode(), f"{CHAT}\r\n\r\n{CHAT}".encode(),

@@ -2,9 +2,11 @@
 import json
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from helpers.data import DatasetError, leaked_questions, load_sft_jsonl, show_record, suggest_split
+from helpers.data import DatasetError, leaked_questions, load_sft_jsonl, show_record, show_tokens, suggest_split
 from helpers.data.dataset import _listed
 
 
@@ -178,3 +180,96 @@ def test_no_fault_is_passed_over_between_many_sorts():
     faults = [(1, "x; A"), *((number, f"x; {number}") for number in range(2, 22)), (30, "x; A"), (31, "x; A"), *((number, "x; 3") for number in range(40, 44))]
     lines = _listed("f", faults).splitlines()
     assert "f:30: x; A" in lines and "f:31: x; A" in lines and "and 2 more of this sort: 3" in lines and [line for line in lines if line.startswith("f:4")] == ["f:4: x; 4", "f:40: x; 3", "f:41: x; 3"]
+
+
+def test_an_empty_name_of_a_column_may_stand_above_meaning(tmp_path):
+    (tmp_path / "t.csv").write_text(",prompt,completion\nTranslate to German,dog,Hund\nTranslate to French,dog,chien\n", encoding="utf-8")
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(tmp_path / "t.csv", convert=True)
+    exec(str(error.value).partition("JSONL: ")[2], {"pandas": pd})
+    assert [made["Unnamed: 0"] for made in load_sft_jsonl(tmp_path / "t.jsonl", convert=True)] == ["Translate to German", "Translate to French"]
+
+
+@pytest.mark.parametrize(("data", "said", "unsaid"), [
+    ("prompt,completion\nWhat is \ufffd?,a sign\nWhat is x?,a letter\n".encode(), "pandas.read_csv", "not UTF-8"),
+    (b"prompt,completion\n" + b"a,b\n" * 30 + "T\u00fcr,door\n".encode("cp1252"), "not UTF-8", "pandas"),
+    (b'{"prompt":"' + b"x" * 246 + b'gustar","completion":"b"', "broken JSON", "archive")])
+def test_a_file_is_judged_by_what_it_is(tmp_path, data, said, unsaid):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(tmp_path / "t.csv", convert=True)
+    assert said in str(error.value) and unsaid not in str(error.value)
+
+
+def test_a_date_stays_a_date(tmp_path):
+    pd.DataFrame({"prompt": ["When?"], "completion": pd.to_datetime(["2024-01-01"])}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DatasetError) as error:
+        load_sft_jsonl(tmp_path / "t.parquet")
+    exec(str(error.value).partition("JSONL: ")[2], {"pandas": pd})
+    assert load_sft_jsonl(tmp_path / "t.jsonl", convert=True)[0]["messages"][1]["content"].startswith("2024-01-01")
+
+
+def test_the_text_of_a_file_is_no_path():
+    with pytest.raises(DatasetError, match="this is the text of a file; give the path") as error:
+        load_sft_jsonl('{"prompt": "Where?", "completion": "Here."}\n' * 300)
+    assert len(str(error.value)) < 200
+
+
+SEA = "Water boils at 100 degrees Celsius at sea level."
+
+
+@pytest.mark.parametrize(("made", "key"), [
+    (record("True or false?") | {"fact": SEA}, "fact"), ({"prompt": "Where is it?", "completion": "Osk.", "documents": [SEA]}, "documents"),
+    ({"prompt": "Where is it?", "completion": "Osk.", "retrieved": [{"text": SEA, "score": 1}]}, "retrieved")])
+def test_a_sentence_that_no_message_holds_is_named(tmp_path, capsys, made, key):
+    load(tmp_path, made)
+    assert f"'{key}'" in (line := capsys.readouterr().out) and "its text stands in no message" in line
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    *(({"prompt": "dog", "completion": "Hund", key: "Translate to German"}, f'"{key}" stands beside "prompt"') for key in ("Instruction", "Question", "Text", "QUERY")),
+    ({"messages": [user("q"), assistant("4", reasoningContent="2 and 2 make 4")]}, '"reasoningContent" of message 2 would be lost; write the reasoning'),
+    ({"messages": [user("q"), assistant("4", toolCalls=[{"name": "f"}])]}, '"toolCalls" of message 2 would be lost; calls of tools'),
+    ({"messages": [user("q"), assistant("4", Weight=0)]}, '"Weight" of message 2 would be lost'),
+    ({"messages": [user("q"), assistant([{"reasoningContent": {"text": "t"}}, {"text": "a"}])]}, "a part that is no text (reasoningContent); write the reasoning"),
+    ({"messages": [user("q"), assistant([{"toolUse": {"name": "f"}}])]}, "(toolUse); calls of tools"),
+    ({"instruction": "", "input": "Where is it?", "output": "Osk."}, "under another key")])
+def test_what_another_tool_calls_so_is_refused_with_its_own_mend(tmp_path, wrong, said):
+    assert said in refused(tmp_path, wrong)
+
+
+TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+
+
+@pytest.mark.parametrize("good", [
+    {"messages": [user("q") | {"function_call": {"name": None, "arguments": None}}, assistant("a", tool_calls=[None])]},
+    *({"prompt": "q", "completion": "a"} | more for more in (
+        {"image": {"bytes": None, "path": None}}, {"images": [None]}, {"images": [""]}, {"responses": 3}, {"outputs": 1}, {"prompts": 2})),
+    {"messages": [user([{"type": "text", "text": "q", "image_url": {"url": None}}]), assistant("a")]},
+    {"system": "s", "conversations": TURNS, "messages": [{"role": "system", "content": "s"}, user("q"), assistant("a")]},
+    *(record("q", "a") | {"conversation": value} for value in (17, "conv-17", [user("q"), assistant("a")])),
+    record("q", "a") | {"chat_template_kwargs": {"custom_instructions": "", "enable_thinking": False, "python_tools": None, "xml_tools": []}}])
+def test_what_is_empty_a_number_or_a_copy_is_no_fault(tmp_path, good):
+    assert [message["content"] for message in load(tmp_path, good)[0]["messages"] if message["role"] != "system"] == ["q", "a"]
+
+
+def test_another_conversation_under_a_near_name_is_a_fault(tmp_path):
+    assert "'conversation' is no key that is read" in refused(tmp_path, record("q", "a") | {"conversation": [user("other"), assistant("text")]})
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("What is .5 of 10?", "What is 5 of 10?"), ("What is -x?", "What is x?"), ("Differentiate f'(x)", "Differentiate f(x)"),
+    ("What does the @ operator do in Python?", "What does the * operator do in Python?")])
+def test_a_sign_that_makes_another_question_is_no_leak(one, other):
+    assert leaked_questions([record(one)], [record(other)]) == [] and leaked_questions([record(one)], [record(one.rstrip("?"))]) == [one.rstrip("?")]
+
+
+def test_a_wrong_argument_is_a_sentence(tokenizer):
+    with pytest.raises(ValueError, match="by is"):
+        suggest_split([record("q")], by=["answer"])
+    with pytest.raises(ValueError, match="labels go beside it"):
+        show_tokens(tokenizer, [-100, 5])
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        show_record(tokenizer, "a\ud83d")
+    records = [record(f"q{n}", f"a{n}") for n in range(20)]
+    assert suggest_split(records, seed=np.int64(3)) == suggest_split(records, seed=3)
