@@ -144,8 +144,8 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
         "per_device_eval_batch_size": (batch, "as in training: the library's own 8 may take more memory than training does"),
         "gradient_accumulation_steps": (a_step // batch, f"a step sees {a_step} records" + (
             ", as in notebook 07" if a_step == RECORDS_A_STEP[0] else f": with {len(records)} records, more would make few steps")),
-        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps teach a form, and after more than {MOST_EPOCHS} "
-                                     "epochs the records are known by heart"),
+        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps teach a form; with more than {MOST_EPOCHS} "
+                                     "epochs watch the held-out loss"),
         "learning_rate": (1e-3, "a small model with an adapter on all layers, as in notebook 07") if small
         else (2e-4, "usual for LoRA on a model of a billion parameters or more"),
         **{name: (value, "the epoch with the lowest loss on the held-out records is kept") for name, value in BEST_KEPT.items() if heldout},
