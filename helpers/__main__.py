@@ -1,6 +1,7 @@
 """The course's one command line, `python -m helpers COMMAND`: what is useful without a notebook."""
 import argparse
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ import helpers
 
 STOPPED = "Stopped; nothing was left behind."
 STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
+
+
+HEADED = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
+MODEL_CLASSES = HEADED | {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel"}  # by the task of an adapter
 
 
 class WrongUse(Exception):
@@ -70,7 +75,8 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     if (folder / "adapter_config.json").is_file():
         raise WrongUse(f"--base {base}: this is an adapter; give the model that it was trained on")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
+    from transformers import AutoTokenizer
 
     from helpers.adapter import FAULTS, diagnose_adapter
     from helpers.model import best_device
@@ -79,12 +85,13 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
         raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True)
+        kind = _model_class(adapter)
+        model, loading = getattr(transformers, kind).from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True)
         model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
-        raise WrongUse(f"--base {base}: this can't be loaded as a causal language model ({helpers.first_line(error):.300}); give its folder, or its "
+        raise WrongUse(f"--base {base}: this can't be loaded as {'a causal language model' if kind.endswith('CausalLM') else kind} ({helpers.first_line(error):.300}); give its folder, or its "
                        "name on the hub") from error
-    if lost := sorted(loading["missing_keys"]):
+    if (lost := sorted(loading["missing_keys"])) and kind not in HEADED.values():  # whose base often has no head
         raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
     saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
     if question and not saved and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
@@ -100,6 +107,15 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
         return _failed(error)
     print(diagnosis)
     return diagnosis.verdict not in {verdict for verdict, *_ in FAULTS.values()}
+
+
+def _model_class(adapter: str) -> str:
+    """Return the class of transformers that loads the base of this adapter."""
+    try:
+        task = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
+    except (ValueError, LookupError, TypeError):  # diagnose_adapter says so
+        task = None
+    return MODEL_CLASSES.get(str(task), "AutoModelForCausalLM")
 
 
 def kit(folder: str) -> bool:

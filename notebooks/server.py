@@ -17,7 +17,8 @@ from transformers import AsyncTextIteratorStreamer, AutoModelForCausalLM, AutoTo
 tokenizer = AutoTokenizer.from_pretrained(os.environ["MODEL"])
 # loaded once, for all requests
 model = AutoModelForCausalLM.from_pretrained(os.environ["MODEL"], dtype=torch.float32)
-control_tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+control_tokens = [token for token in added if token.strip()]  # some add a line break
 app, one_at_a_time = FastAPI(), threading.Lock()
 
 

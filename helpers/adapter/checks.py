@@ -34,7 +34,8 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     settings = [model.peft_config[name] for name in active]
     from_zero, headed = all(one.init_lora_weights in FROM_ZERO for one in settings), bool(HEADED.search(type(model.get_base_model()).__name__))
     judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if headed else update  # a head is compared with another than it began as
-    known = from_zero and not (other or headed or any(one.layer_replication for one in settings))
+    replaces = any(one.layer_replication or one.modules_to_save or one.trainable_token_indices for one in settings)  # parts of the base
+    known = from_zero and not (other or headed or replaces)
     checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(judged, parts, other, from_zero),
               _check_base(model, record, None if loaded else base, known),
               _check_switch(layers, active), *_check_training(trainer, record)]
@@ -49,10 +50,14 @@ def _effect(model, active: list[str], *how) -> list[Check]:
     """Examine what the adapter does to answers, or say why that can't be; how: what check_effect takes."""
     if why_not := _no_effect(model, active):
         return not_examined(why_not)
+    config = model.get_base_model().config
     try:
-        return check_effect(model, *how)
+        found = check_effect(model, *how)
     except Exception as error:  # there is no list of what a forward raises
         return not_examined(f"computing failed ({type(error).__name__}: {first_line(error):.150})")
+    if found[0].ok is False and found[0].name == "logits differ" and config.get_text_config() is not config:
+        return not_examined(f"{config.model_type} reads more than text, and the adapter does nothing to text alone") + found[2:]
+    return found
 
 
 def _no_effect(model, active: list[str]) -> str:
@@ -131,7 +136,9 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
     if record is None:
         return [check(name, None, "no trainer, no record") for name in ("steps", "tokens with loss")]
     steps, tokens = record["steps"], record["supervised_tokens"]
-    return [check("steps", steps > 0, f"{steps:,} taken"), check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")]
+    counted = check("tokens with loss", None, "not examined: this training has no label for each token") if tokens is None else \
+        check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")
+    return [check("steps", steps > 0, f"{steps:,} taken"), counted]
 
 
 def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: bool) -> list[Check]:
@@ -149,8 +156,9 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
     fits = not lost and place.keys() <= stored.keys()
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
+    converted = saved.init_lora_weights in FROM_ZERO and here.init_lora_weights not in FROM_ZERO  # as PEFT does with path_initial_model_for_weight_conversion
     scaling = None if joined else saved.use_dora == here.use_dora and all(
-        math.isclose(layer.scaling[name], _scale(saved, key)) for key, layer in lora_layers(model).items() if name in layer.scaling)
+        math.isclose(layer.scaling[name], _scale(saved, key, layer)) for key, layer in lora_layers(model).items() if name in layer.scaling)
     total, whole = len(place | stored), scaling is not False and same == len(place)
     formats = sorted({str(tensor.dtype)[6:] for key in place.keys() & stored.keys() for tensor in (place[key], stored[key])})
     rounded = f" but for rounding ({' and '.join(formats)})" * (len(formats) > 1)
@@ -158,12 +166,16 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
                f"rank and alpha {'equal' if scaling else 'not examined: PEFT joins matrices of this file' if joined else 'different'}"
     return [check("file fits", fits, filled),
             check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
+            check("saved copy", None, "not examined: it was converted to another start when it was saved") if converted else
             check("saved copy", scaling if whole and not lost else False, measured)]
 
 
-def _scale(config, layer: str) -> float:
-    """Return the factor that a layer's update gets by these settings."""
-    rank, alpha = (pattern.get(get_pattern_key(pattern, layer), value) for pattern, value in ((config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha)))
+def _scale(config, name: str, layer) -> float:
+    """Return the factor that a layer's update gets by these settings; an expert's key is the name of its parameter, as in PEFT."""
+    name = name.removeprefix("base_model.model.")
+    if part := getattr(layer, "parameter_name", None):
+        name = f"{name.replace('.base_layer', '')}.{part}"
+    rank, alpha = (pattern.get(get_pattern_key(pattern, name), value) for pattern, value in ((config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha)))
     return alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 

@@ -1,6 +1,5 @@
 """Say whether training changed anything: examine an adapter, and name the usual cause and the mend of what is wrong."""
 import html
-import re
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
         raise ValueError("tokenizer is a text; pass AutoTokenizer.from_pretrained of it")
     if trainer is not None and not hasattr(trainer, "train_dataset"):
         raise ValueError(f"trainer is of type {type(trainer).__name__}; pass the trainer that has trained")
-    adapter, base = (getattr(model, "_orig_mod", model) for model in (adapter, base))  # below torch.compile
+    adapter, base = map(_unwrapped, (adapter, base))
     if base is not None and not isinstance(base, torch.nn.Module):
         raise ValueError(f"base is of type {type(base).__name__}; pass a model, loaded with from_pretrained")
     if base is not None and (isinstance(base, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in base.modules())):
@@ -98,6 +97,13 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
         return _conclude(*examine(model, tokenizer, list(questions or ()), trainer, saved, tensors, base, loaded))
 
 
+def _unwrapped(model):
+    """Return the model below torch.compile and below PyTorch's data parallelism."""
+    while isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = getattr(model, "_orig_mod", None) or model.module
+    return model
+
+
 def _lora_config(folder: Path, failed: str) -> PeftConfig:
     """Return the settings of a saved LoRA adapter; raise ValueError, with the sentence `failed` where PEFT can't read them."""
     with _in_one_sentence(failed):
@@ -113,6 +119,10 @@ def _load(base, folder: Path, tensors: dict) -> PeftModel:
     with _in_one_sentence(failed), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
         changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
+        place = next(name for name, module in own.named_modules() if module is own.get_input_embeddings())
+        table = {plain_name(name): tensor for name, tensor in tensors.items()}.get(f"{place}.weight")
+        if table is not None and len(table) != len(own.get_input_embeddings().weight):  # the training had new tokens
+            own.resize_token_embeddings(len(table), mean_resizing=False)
         if settings := kept_settings(folder):
             own.generation_config = settings
         return PeftModel.from_pretrained(own, str(folder), torch_device="cpu")  # read there, then put where the base is
@@ -125,9 +135,7 @@ def _in_one_sentence(failed: str):
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1].strip():.300}"
-        wrong = re.findall("size mismatch.*", str(error))
-        hint = " With new tokens, call base.resize_token_embeddings(len(tokenizer)) first." if wrong and all(re.search("embed|wte|lm_head", line) for line in wrong) else ""
-        raise ValueError(f"{failed}{hint} ({reason})") from error
+        raise ValueError(f"{failed} ({reason})") from error
 
 
 def _conclude(checks: list[Check], update: dict[str, float]) -> Diagnosis:

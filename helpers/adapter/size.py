@@ -26,6 +26,8 @@ class LoraSize(NamedTuple):
 def linear_shapes(model: nn.Module) -> Shapes:
     """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
     head = model.get_output_embeddings()
+    if head is None and type(model).__name__.endswith("ForSequenceClassification"):  # PEFT leaves out such heads too
+        head = getattr(model, "score", getattr(model, "classifier", None))
     head = getattr(head, "original_module", getattr(head, "base_layer", head))
     layers = {plain_name(name): layer for name, layer in model.named_modules()  # an adapter that is there already is left out
               if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head and not any(part in name for part in (".lora_", ".modules_to_save."))}
@@ -39,8 +41,8 @@ def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:
     """
     if target_modules == "all-linear":
         return shapes
-    if isinstance(target_modules, str):
-        raise ValueError(f'target_modules is "{target_modules}": give "all-linear" or a list of names')
+    if isinstance(target_modules, str) or target_modules is None:
+        raise ValueError(f'target_modules is {target_modules!r}: give "all-linear" or a list of names')
     target_modules = list(target_modules)
     unknown = [name for name in target_modules if not any(ends_with(layer, name) for layer in shapes)]
     if unknown:
@@ -73,8 +75,8 @@ def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.Data
 
 
 def _chosen(shapes: Shapes, r: int, target_modules: str | list[str]) -> Shapes:
-    if r < 1:
-        raise ValueError(f"r is {r}, but a matrix has at least rank 1: give 1 or more")
+    if not isinstance(r, int) or r < 1:
+        raise ValueError(f"r is {r!r}, but a matrix has at least rank 1: give a whole number, 1 or more")
     return select_layers(shapes, target_modules)
 
 

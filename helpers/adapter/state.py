@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from helpers.model.weights import as_stored, four_bit_layers, plain_name
 
 FROM_ZERO = (True, "gaussian", "eva")  # init_lora_weights with which B is zero at first, and the base weights are as they were
+ROUNDED = torch.finfo(torch.bfloat16).eps  # of a number: what 16 bits may round away
 adapter_tensors = functools.partial(get_peft_model_state_dict, save_embedding_layers=False)  # all that PEFT saves, by the names in the file
 
 
@@ -67,6 +68,13 @@ def holds(layer: LoraLayer, adapters) -> list[str]:
     return [name for name in adapters if name in layer.lora_A or name in layer.lora_embedding_A]
 
 
+def only_magnitudes(layer: LoraLayer, name: str) -> bool:
+    """Say whether this is a DoRA layer whose B is zero: what its magnitudes then change may be the rounding of 16-bit weights."""
+    if name not in layer.lora_magnitude_vector:
+        return False
+    return not (layer.lora_B[name].weight if name in layer.lora_B else layer.lora_embedding_A[name]).any()
+
+
 def relative_update(layer: LoraLayer, adapters) -> float:
     """Return the Frobenius norm of the change that these adapters make to a weight, over the norm of the weight unless that is 0."""
     parameters = layer.get_base_layer()._parameters
@@ -75,7 +83,8 @@ def relative_update(layer: LoraLayer, adapters) -> float:
     change = torch.zeros_like(weight, dtype=torch.float32)
     for name in holds(layer, adapters):
         if name in layer.lora_magnitude_vector or type(layer.lora_variant.get(name)).__name__.startswith("Kasa"):  # DoRA scales each row of the sum, KaSA the ranks
-            change += layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
+            moved = layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
+            change += moved * (not only_magnitudes(layer, name) or bool((moved.abs() > ROUNDED * weight.float().abs()).any()))
         else:
             change += layer.get_delta_weight(name).detach().float()
     parameters.update(packed)

@@ -20,6 +20,7 @@ NF4_BYTES = 0.516  # 4 bits a number, and a doubly quantized factor for every 64
 KEPT_FORWARD, KEPT_BACKWARD = 0.45, {False: 1.05, True: 0.85}
 LARGE_BLOCK = 32 * 1024**2  # a block above this is given back to the system at once
 METHODS = ("lora", "qlora", "full")
+ALIKE = 0.05  # of the parameters: the layers of a model need not be alike to the last one
 
 
 class MemoryEstimate(NamedTuple):
@@ -52,13 +53,16 @@ class _Sizes(NamedTuple):
 
 def read_config(source):
     """Return the configuration from a config.json, a model folder or a hub id; one that is loaded already stays as it is."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     try:
-        return AutoConfig.from_pretrained(source) if isinstance(source, str | Path) else source
+        config = AutoConfig.from_pretrained(source) if isinstance(source, str | Path) else getattr(source, "config", source)
     except (OSError, ValueError) as error:
         raise ValueError(f"{source}: no configuration can be read there ({first_line(error)}); give a config.json, a model's folder, "
                          "or its name on the hub") from error
+    if not isinstance(config, PreTrainedConfig):
+        raise ValueError(f"config is of type {type(config).__name__}; give a model's configuration, or where it lies")
+    return config
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -90,12 +94,17 @@ def estimate_memory(
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{config.model_type} is no causal language model: its memory can't be predicted here")
     if config.get_text_config() is not config:
-        raise ValueError(f"{config.model_type} reads more than text: pass config.get_text_config() for the memory of its language part alone")
+        raise ValueError(f"{config.model_type} reads more than text: its memory can't be predicted here; that of its language part alone can for some, "
+                         "with config.get_text_config()")
     text = json.dumps(config.to_dict(), default=str, sort_keys=True)
-    targets = target_modules if isinstance(target_modules, str) else tuple(target_modules)
+    targets = target_modules if isinstance(target_modules, str) else tuple(target_modules or ())
     one, two = (_measure(text, count, method, targets, r, dtype) for count in (1, 2))
     layer = _Sizes(*(b - a for a, b in zip(one, two, strict=True)))
     whole = _Sizes(*(a + (config.num_hidden_layers - 1) * b for a, b in zip(one, layer, strict=True)))
+    numbers = _numbers(text, config.num_hidden_layers, dtype)
+    if abs(whole.numbers / numbers - 1) > ALIKE:
+        raise ValueError(f"{config.model_type}: its memory can't be predicted: it has {numbers:,} parameters, and {round(whole.numbers):,} if all "
+                         "layers were as the first two")
 
     width, tokens, pairs = dtype.itemsize, batch_size * length, batch_size * length**2
     trained_width = 4 if method == "lora" else width  # PEFT keeps an adapter in float32, TRL that of QLoRA in bfloat16
@@ -133,18 +142,33 @@ def _head_bytes(config, scored: int, width: int) -> int:
     return tables if width == 4 else max(tables, 6 * scored * chunk + 4 * chunk * config.hidden_size)
 
 
-@lru_cache(maxsize=1024)
-def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...], r: int, dtype: torch.dtype) -> _Sizes:
-    """Build the first layers of the model on the device `meta`, where tensors have shapes and no numbers, and count."""
-    from peft import LoraConfig, get_peft_model
+def _build(text: str, layers: int, dtype: torch.dtype):
+    """Return a model with so many layers on the device `meta`, where tensors have shapes and no numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = json.loads(text) | {"num_hidden_layers": layers}
     if values.get("layer_types"):
         values["layer_types"] = values["layer_types"][:layers]
-    targets = targets if isinstance(targets, str) else list(targets)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=dtype)
+    except Exception as error:  # there is no list of what a configuration refuses
+        raise ValueError(f"{values['model_type']}: its memory can't be predicted, since no causal language model can be built of so many layers "
+                         f"({first_line(error):.200})") from error
+
+
+@lru_cache(maxsize=1024)
+def _numbers(text: str, layers: int, dtype: torch.dtype) -> int:
+    return _build(text, layers, dtype).num_parameters()
+
+
+@lru_cache(maxsize=1024)
+def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...], r: int, dtype: torch.dtype) -> _Sizes:
+    """Build the first layers of the model, and count."""
+    from peft import LoraConfig, get_peft_model
+
+    model, targets = _build(text, layers, dtype), targets if isinstance(targets, str) else list(targets)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=dtype)
         numbers, shapes = model.num_parameters(), linear_shapes(model)
         trained = numbers
         if method != "full":

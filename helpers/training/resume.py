@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from helpers.model.weights import base_hash
 from helpers.moving import move
-from helpers.training.saving import written_whole
+from helpers.training.saving import rows_of, written_whole
 
 SETTINGS_FILE = "settings.json"
 # What the Trainer writes for a LoRA run and needs to go on exactly; the state comes last. training_args.bin is not read.
@@ -45,7 +45,7 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     if not _step(folder) or not folder.is_dir():
         return "there is no such folder" if _step(folder) else f"{folder.name} is not named checkpoint-NUMBER"
     for pattern in NEEDED:
-        if not (files := sorted(folder.glob(pattern))):
+        if not (files := sorted(folder.rglob(pattern))):  # an adapter with a name has a folder of its own
             return f"{pattern} is missing"
         if broken := next((file.name for file in files if not _readable(file)), None):
             return f"{broken} is not whole"
@@ -126,7 +126,7 @@ def run_settings(trainer) -> dict:
     lora = {f"LoRA {name}": value for config in configs for name, value in config.to_dict().items()}
     args = {name: value for name, value in trainer.args.to_dict().items()
             if name not in NO_MATTER and not name.startswith(NO_MATTER_BEGINS)}
-    data = json.dumps(list(trainer.train_dataset), default=str).encode()
+    data = json.dumps(list(rows_of(trainer)), default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)).encode()
     made = {"training data": hashlib.sha256(data).hexdigest(), "data collator": type(trainer.data_collator).__name__}
     base = {"base weights": base_hash(trainer.model)} if lora else {}
     plain = json.dumps(args | lora | made | base, default=lambda value: sorted(value) if isinstance(value, set) else str(value))

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, islice, repeat
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     Raises PermissionError, with the place of what was written, if it can't be moved.
     """
     path = at_home(path).resolve()  # a link stays one: what it points to is replaced
-    part = path.with_name(f"{path.stem}.part{path.suffix}")  # beside it: a move within one disk copies nothing
+    part = path.with_name(f".{path.stem}.part{path.suffix}")  # beside it: a move within one disk copies nothing
     _remove(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -39,10 +39,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         if two_folders:
             previous = path.with_name(f"{path.name}_previous")
-            _remove(previous)
+            if previous.is_dir():
+                _remove(previous)
             move(path, previous)
         move(part, path)
-    except PermissionError as error:
+    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:  # a file stands where a folder is to be, or the other way round
         raise PermissionError(f"{path} can't be replaced ({error.strerror}); nothing is lost: what was written is in {part}") from error
 
 
@@ -58,20 +59,36 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def supervised_tokens(trainer) -> int:
+def rows_of(trainer) -> Iterator[dict]:
+    """Give the rows of the trainer's dataset once; of a stream, which may have no end, those of the steps that were planned."""
+    rows = trainer.train_dataset
+    batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    return islice(rows, len(rows)) if hasattr(rows, "__len__") else islice(_again_and_again(rows), max(0, batch * trainer.args.max_steps))
+
+
+def _again_and_again(stream) -> Iterator[dict]:
+    while (first := next(rows := iter(stream), None)) is not None:  # one that is used up gives no row
+        yield first
+        yield from rows
+
+
+def supervised_tokens(trainer) -> int | None:
     """Return how many tokens carried loss in this run: those of one pass over the data, times the epochs really trained.
 
     Each row of the trainer's own tokenized dataset goes through its own collator, and the labels that are not -100 are
     counted, but for the first of a row: the loss compares each label with the prediction made one token earlier. Of a
-    stream the rows of the steps that were taken are counted.
+    stream the rows of the steps that were taken are counted. None for a training whose rows have no label for each token.
     """
     def of(rows) -> int:
-        return sum(int((collate(trainer, row)["labels"][..., 1:] != -100).sum()) for row in rows)
+        return sum(int((collate(trainer, row)["labels"][:, 1:] != -100).sum()) for row in rows)
 
-    if hasattr(trainer.train_dataset, "__len__"):
-        return round(of(trainer.train_dataset) * (trainer.state.epoch or 0))
-    taken = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    return of(islice(chain.from_iterable(repeat(trainer.train_dataset)), taken))  # a stream, whose epochs nobody counts
+    done = trainer.state.global_step
+    try:
+        if hasattr(trainer.train_dataset, "__len__"):
+            return round(of(rows_of(trainer)) * (trainer.state.epoch or 0))
+        return of(islice(rows_of(trainer), done * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps))  # whose epochs nobody counts
+    except (LookupError, TypeError):
+        return None
 
 
 def best_step(args, state) -> int | None:
@@ -108,8 +125,8 @@ def read_record(folder: str | Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"base_sha256": str, "base_dtype": str, "steps": int, "supervised_tokens": int}
-        if wrong := [key for key, kind in kinds.items() if type(record[key]) is not kind]:
+        kinds = {"base_sha256": (str,), "base_dtype": (str,), "steps": (int,), "supervised_tokens": (int, type(None))}
+        if wrong := [key for key, kind in kinds.items() if type(record[key]) not in kind]:
             raise TypeError(wrong)
         return {key: record[key] for key in kinds}
     except (ValueError, KeyError, TypeError) as error:
@@ -122,6 +139,7 @@ def adapter_folder(folder: str | Path) -> Path:
         raise ValueError(f"the folder is of type {type(folder).__name__}; give the path of a saved adapter")
     folder = at_home(folder)
     if not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder}: there is no adapter here (adapter_config.json is missing); "
-                         "give the folder that trainer.save_model or model.save_pretrained wrote")
+        inside = sorted(place.parent.name for place in folder.glob("*/adapter_config.json"))[:3]
+        raise ValueError(f"{folder}: there is no adapter here (adapter_config.json is missing); " + (
+            f"give the folder in it that holds one ({', '.join(inside)})" if inside else "give the folder that trainer.save_model or model.save_pretrained wrote"))
     return folder

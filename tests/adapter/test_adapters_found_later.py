@@ -7,7 +7,19 @@ from peft import ArrowConfig, IA3Config, KasaConfig, LoHaConfig, PromptTuningCon
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from test_command_line import command
-from transformers import MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from helpers.adapter.diagnosis import diagnose_adapter
 from helpers.adapter.size import linear_shapes, lora_map, lora_size
@@ -146,3 +158,142 @@ def test_a_base_that_lacks_weights_a_tokenizer_or_a_record_that_names_none_is_wr
     (folder / RECORD_FILE).write_text('{"base_sha256": "x", "base_dtype": "float17", "steps": 1, "supervised_tokens": 1}')
     status, _, complaint = command("diagnose", folder, "--base", tmp_path / "base")
     assert status == 2 and "float17" in complaint
+
+
+def grown():
+    model = base_model()
+    torch.seed()  # new rows are drawn at random, as in a process of their own
+    model.resize_token_embeddings(70)
+    return model
+
+
+def trained_with(trainer_args, model, rows=None):
+    rows = rows or [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
+    args = TrainingArguments(**{"max_steps": 2, "per_device_train_batch_size": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True} | trainer_args)
+    trainer = Trainer(model, args, train_dataset=rows, data_collator=default_data_collator)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("trained", [{"modules_to_save": ["embed_tokens", "lm_head"]}, {"trainable_token_indices": {"embed_tokens": [64, 65], "lm_head": [64, 65]}}, {}])
+def test_new_tokens_whose_first_numbers_were_drawn_are_no_wrong_base(tmp_path, trained):
+    trainer = trained_with({"output_dir": str(tmp_path / "run")}, model := get_peft_model(grown(), config(**trained)))
+    set_b(model, 0.5).save_pretrained(folder := tmp_path / "adapter", save_embedding_layers="auto" if trained else True)
+    keep_record(trainer, folder)
+    assert diagnose(folder, base=grown()).verdict == "trained"
+    if "trainable_token_indices" not in trained:
+        assert diagnose(folder, base=base_model()).verdict == "trained"  # it is given as many tokens
+    if not trained:
+        assert found(diagnose(folder, base=grown()), "its own base").ok
+
+
+def test_another_base_is_a_wrong_one_also_below_plain_lora(tmp_path):
+    trainer = trained_with({"output_dir": str(tmp_path / "run")}, model := get_peft_model(base_model(), config()))
+    keep_record(trainer, folder := save(set_b(model, 0.5), tmp_path / "adapter", ""))
+    assert diagnose(folder, base=base_model(seed=1)).verdict == "wrong base"
+
+
+@pytest.mark.parametrize("changes", [
+    {"rank_pattern": {"^model.layers.0.self_attn.q_proj": 2}}, {"alpha_pattern": {"^model.layers.0.self_attn.q_proj": 2}},
+    {"target_modules": [], "target_parameters": ["q_proj.weight", "v_proj.weight"], "rank_pattern": {"q_proj.weight": 2}}])
+def test_a_pattern_names_layers_and_parameters_as_peft_does(tmp_path, changes):
+    folder = save(model := set_b(get_peft_model(base_model(), config(**changes)), 0.5), tmp_path / "adapter", "")
+    for result in (diagnose(model, saved=folder), diagnose(folder, base=base_model())):
+        assert found(result, "saved copy").ok and result.verdict in ("trained", "too little to see")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_dora_that_16_bits_round_was_never_trained(tmp_path, dtype):
+    folder = save(model := get_peft_model(base_model().to(dtype), config(use_dora=True)), tmp_path / "adapter", "")
+    assert diagnose(model).verdict == diagnose(folder, base=base_model().to(dtype)).verdict == "never trained"
+    assert diagnose(folder, base=base_model()).verdict == diagnose_adapter(folder, base=base_model()).verdict == "never trained"
+    assert diagnose(set_b(model, 0.5)).verdict == "trained"
+    for layer in lora_layers(model).values():
+        layer.lora_B["default"].weight.data.zero_()
+    assert diagnose(model).verdict != "never trained"  # its magnitudes have moved
+
+
+def test_an_adapter_that_peft_converted_is_no_damaged_copy(tmp_path):
+    model = get_peft_model(base_model(), config(init_lora_weights="pissa"))
+    own = model.peft_config["default"]
+    own.init_lora_weights = True
+    model.save_pretrained(tmp_path / "first")
+    own.init_lora_weights = "pissa"
+    set_b(model, 0.5)
+    model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "first"))
+    assert found(diagnose(model, saved=tmp_path / "converted"), "saved copy").ok is None
+    assert diagnose(tmp_path / "converted", base=base_model()).verdict == "trained"
+
+
+def test_an_adapter_of_the_eyes_is_not_judged_by_text():
+    text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64, "eos_token_id": 1, "pad_token_id": 1}
+    eyes = {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}
+    base = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=eyes, image_token_index=63))
+    result = diagnose(set_b(get_peft_model(base, config(target_modules=r".*vision_tower.*q_proj")), 0.5))
+    assert result.verdict == "not asked" and "reads more than text" in found(result, "logits differ").measured
+
+
+def test_a_base_in_a_wrapper_of_pytorch_is_the_base(tmp_path):
+    folder = save(model := trained_model(), tmp_path / "adapter", "")
+    wrapped = torch.nn.DataParallel(base_model())
+    assert found(diagnose(model, base=wrapped), "its own base").ok and diagnose(folder, base=wrapped).verdict == "trained"
+
+
+def test_a_training_without_a_label_for_each_token_is_not_judged_by_them(tmp_path):
+    classifier = get_peft_model(LlamaForSequenceClassification(base_model().config), config(task_type="SEQ_CLS"))
+    trainer = trained_with({"output_dir": str(tmp_path / "run")}, classifier, [{"input_ids": [1, 2, 3], "labels": 1}] * 4)
+    assert supervised_tokens(trainer) is None and found(diagnose(classifier, trainer=trainer), "tokens with loss").ok is None
+    keep_record(trainer, folder := save(classifier, tmp_path / "adapter", ""))
+    assert found(diagnose(folder, base=LlamaForSequenceClassification(base_model().config)), "steps").ok
+    trainer.train_dataset = [{"chosen": [1, 2], "rejected": [3]}]  # as a trainer of preferences has them
+    assert supervised_tokens(trainer) is None
+
+
+class MapStyle(torch.utils.data.Dataset):
+    """As people write it: it raises no IndexError behind its end."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return {"input_ids": torch.tensor([1, 2, 3, 4]), "labels": torch.tensor([1, 2, 3, 4])}
+
+
+def test_counting_comes_to_an_end(tmp_path):
+    trainer = trained_with({"output_dir": str(tmp_path / "run")}, get_peft_model(base_model(), config()), MapStyle())
+    assert supervised_tokens(trainer) == round(3 * 4 * trainer.state.epoch)
+    stream = stream_trainer(tmp_path, 5, 3)
+    stream.train_dataset = iter(())  # a generator that is used up
+    assert supervised_tokens(stream) == 0
+
+
+def test_the_command_line_takes_the_class_and_the_tokens_that_the_adapter_was_made_for(tmp_path, tiny_qwen3):
+    features = set_b(get_peft_model(AutoModel.from_pretrained(tiny_qwen3), config(target_modules="all-linear", task_type="FEATURE_EXTRACTION")), 0.5)
+    status, printed, complaint = command("diagnose", save(features, tmp_path / "features", ""), "--base", tiny_qwen3)
+    assert status == 0 and "not asked" in printed and "Traceback" not in complaint
+    tokenizer, base = AutoTokenizer.from_pretrained(tiny_qwen3), AutoModelForCausalLM.from_pretrained(tiny_qwen3)
+    tokenizer.add_tokens([f"<n{number}>" for number in range(40)])
+    base.resize_token_embeddings(len(tokenizer))
+    folder = save(set_b(get_peft_model(base, config(target_modules="all-linear")), 0.5), tmp_path / "grown", "")
+    tokenizer.save_pretrained(folder)
+    status, printed, complaint = command("diagnose", folder, "--base", tiny_qwen3, "--question", "x")
+    assert status == 0 and printed.startswith("trained") and "Traceback" not in complaint
+
+
+def test_a_folder_around_the_adapter_names_it(tmp_path):
+    model = set_b(get_peft_model(base_model(), config(), adapter_name="sft"), 0.5)
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"give the folder in it that holds one \(sft\)"):
+        diagnose(tmp_path / "saved", base=base_model())
+    assert diagnose(tmp_path / "saved" / "sft", base=base_model()).verdict == "trained"
+
+
+def test_the_head_of_a_classifier_is_no_layer_for_all_linear():
+    classifier = LlamaForSequenceClassification(base_model().config)
+    predicted = lora_size(linear_shapes(classifier), 4, 8, "all-linear")
+    made = get_peft_model(classifier, config(target_modules="all-linear", task_type="SEQ_CLS"))
+    layers = lora_layers(made).values()
+    assert (predicted.layers, predicted.parameters) == (len(layers), sum(layer.lora_A["default"].weight.numel() + layer.lora_B["default"].weight.numel() for layer in layers))
+    for r, targets in ((8.0, "all-linear"), (8, None)):
+        with pytest.raises(ValueError, match="whole number|target_modules is None"):
+            lora_size(linear_shapes(base_model()), r, 8, targets)
