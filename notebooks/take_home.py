@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 FORMS = [{"messages"}, {"prompt", "completion"}, {"instruction", "output"},
@@ -93,7 +93,6 @@ def main():
     train, heldout = split(read(args.file))
     if not heldout:
         sys.exit(f"{args.file}: it needs 5 different questions at the least, better 30")
-    set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
