@@ -15,7 +15,7 @@ def at_home(path: str | Path) -> Path:
 def chosen_folder(chosen: str) -> Path:
     """Return the folder that BASE_MODEL names, seen from the working directory or from the course's folder; it may not be there."""
     places = at_home(chosen), Path(__file__).resolve().parents[1] / at_home(chosen)
-    return next((place for place in places if place.is_dir()), places[0])
+    return next((place for place in places if os.path.isdir(place)), places[0])  # noqa: PTH112  pathlib's raises where it may not look
 
 
 def first_line(error: Exception) -> str:

@@ -29,12 +29,14 @@ def generate_answers(model, tokenizer, questions: list[str | list[dict]], max_ne
     """Answer each question greedily, in batches; one Answer a question, in the same order.
 
     A question is a text, which is sent as one user message, or a list of messages: to ask what a record teaches, all of
-    its messages but the last. Raises ValueError for a question that is neither, or ends with an answer.
+    its messages but the last. Raises ValueError for a question that is neither, or ends with an answer, and a batch of none.
     Every prompt is padded so that it ends where its answer begins. Prompts of like length share a batch, and what all of them
     begin with, as a system message, is read once where the model's cache allows it.
     """
     if isinstance(questions, str):
         raise ValueError("questions is one text; put it into a list")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
     prompts = _encode(tokenizer, [as_prompt(question) for question in questions])
     if tokenizer.pad_token_id is None:  # nothing to make prompts of one length with
         batch_size = 1

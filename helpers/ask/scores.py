@@ -1,5 +1,5 @@
 """Is an answer right, how many are, and how sure can one be of that."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from helpers.data.phrases import holds_phrase, is_phrase, phrases_of, plain
@@ -33,10 +33,15 @@ def score_answers(answers: Sequence, expected: Sequence, whole: bool = False) ->
 
     Expected is for each answer a phrase, a list of phrases of which one will do, or a record of the exam (`key_phrase` or
     `accept`). whole: the answer must be the phrase and nothing more; a full stop at the end makes no difference. Answers are
-    Answer or plain text. Raises ValueError when the two lists differ in length, and for a phrase in which nothing stands.
+    Answer or plain text. Raises ValueError when the two lists differ in length, for what is no list, an answer that is no
+    text, and a phrase in which nothing stands.
     """
+    if alone := [name for name, given in (("answers", answers), ("expected", expected)) if isinstance(given, str | Mapping)]:
+        raise ValueError(f"{alone[0]} is one text or record; put it into a list")
     same = is_phrase if whole else holds_phrase
     pairs = [(getattr(answer, "text", answer), phrases_of(right)) for answer, right in zip(answers, expected, strict=True)]
+    if other := [place for place, (answer, _) in enumerate(pairs) if not isinstance(answer, str)]:
+        raise ValueError(f"answers[{other[0]}] is of type {type(pairs[other[0]][0]).__name__}; give what generate_answers returns, or a text")
     if blank := [place for place, (_, phrases) in enumerate(pairs) if not phrases or not all(map(plain, phrases))]:
         raise ValueError(f"expected[{blank[0]}] is blank: give what a right answer holds")
     return [any(same(answer, phrase) for phrase in phrases) for answer, phrases in pairs]
@@ -48,17 +53,19 @@ def right_of(scores: Sequence[bool]) -> Count:
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927). Raises ValueError for
     an empty list, and for anything but what score_answers returns.
     """
-    _check_scores(scores)
-    if not len(scores):
+    scores = _checked(scores)
+    if not scores:
         raise ValueError("there are no scores to count")
-    right = int(sum(map(bool, scores)))
+    right = sum(scores)
     interval = _binomtest(right, len(scores)).proportion_ci(method="wilson")
     return Count(right, len(scores), float(interval.low), float(interval.high))
 
 
-def _check_scores(scores: Sequence[bool]) -> None:
+def _checked(scores: Sequence[bool]) -> list[bool]:
+    scores = list(scores)
     if wrong := [score for score in scores if score not in (0, 1)]:
         raise ValueError(f"{wrong[0]!r:.40} is neither True nor False: give the list that score_answers returns")
+    return list(map(bool, scores))
 
 
 def compare_scores(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
@@ -67,9 +74,7 @@ def compare_scores(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions (1947). Raises ValueError
     when the lists differ in length, and for anything but what score_answers returns.
     """
-    _check_scores(first)
-    _check_scores(second)
-    pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
+    pairs = list(zip(_checked(first), _checked(second), strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     differ = only_first + only_second
     return Comparison(only_first, only_second, float(_binomtest(only_first, differ).pvalue) if differ else 1.0)

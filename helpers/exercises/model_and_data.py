@@ -162,7 +162,7 @@ def check_budget(answer: LoraConfig, skeleton) -> Said:
         trained = get_peft_model(fresh, copy.deepcopy(answer)).get_nb_trainable_parameters()[0]
     factor = answer.lora_alpha / r
     return first({"r": r, "trained": trained, "limit": limit, "factor": factor}, too_large=trained > limit,
-                 too_small=trained + trained // r <= limit, other_kind=answer.use_rslora or bool(answer.alpha_pattern),
+                 too_small=trained + trained // r <= limit, other_kind=answer.use_rslora or bool(answer.alpha_pattern or answer.rank_pattern) or answer.layers_to_transform is not None,
                  other_factor=not near(factor, 2), right=True)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from helpers import at_home
 from helpers.data.chat import prompt_text
 from helpers.page.pictures import as_html, picture_html
 from helpers.training.saving import written_whole
@@ -43,7 +44,7 @@ def write_report(path: str | Path, title: str, parts: dict[str, object]) -> Path
     body = "\n".join(f"<h2>{html.escape(str(heading))}</h2>\n{_as_html(part, str(heading))}" for heading, part in parts.items())
     with written_whole(path) as file:
         file.write_text(PAGE.format(title=html.escape(title), body=body), encoding="utf-8", errors="replace")
-    return Path(path)
+    return at_home(path)
 
 
 def _as_html(part: object, heading: str) -> str:

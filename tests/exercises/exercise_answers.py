@@ -60,6 +60,8 @@ ANSWERS: dict[str, tuple[str, list[str], str]] = {
          "my_config = config(limit + 1, 2 * limit + 2, *four)", "my_config = config(limit - 1, 2 * limit - 2, *four)",
          "my_config = config(limit, 16, *four)", "my_config = config(limit, limit, *four)",
          "my_config = config(limit, 2 * limit, *four)\nmy_config.use_rslora = True",
+         "my_config = config(2 * limit + 1, 4 * limit + 2, *four)\nmy_config.layers_to_transform = [0]",
+         "my_config = config(limit + 1, 2 * limit + 2, *four)\nmy_config.rank_pattern = {'q_proj': 1}",
          "my_config = config(limit + 0.68, 2 * limit, *four)", "my_config = config(0, 16, *four)"],
         "my_config = config(limit, 2 * limit, 'q_proj', 'v_proj')"),
     "check_steps": ("", [f"my_steps = {value}" for value in (39, 4, 9, 10, 9.375, 300, 156)], "my_steps = 77"),

@@ -302,6 +302,17 @@ def test_a_model_that_somebody_else_prepared_for_himself(tmp_path, chosen):
     assert page.returncode == 1 and "✗ base model: " in page.stdout and "you may not read" in page.stdout, page.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a folder has no owner there who alone may enter it")
+def test_a_model_in_a_folder_that_nobody_else_may_enter(tmp_path):
+    (tmp_path / "locked" / "model").mkdir(parents=True)
+    (tmp_path / "locked").chmod(0o000)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "locked", 4321, 4321)
+    text = complaint(tmp_path, as_nobody() if os.geteuid() == 0 else [], BASE_MODEL=str(tmp_path / "locked" / "model"))
+    (tmp_path / "locked").chmod(0o700)
+    assert "BASE_MODEL" in text and "Traceback" not in text
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_ctrl_c_is_one_sentence_and_leaves_nothing(tmp_path):
     process = subprocess.Popen(PRINT_PATH, env=os.environ | {"LORA_COURSE_CACHE": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
