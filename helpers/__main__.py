@@ -3,6 +3,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,8 +13,8 @@ STOPPED = "Stopped; nothing was left behind."
 STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
 
 
-HEADED = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
-MODEL_CLASSES = HEADED | {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel"}  # by the task of an adapter
+CLASSIFIERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
+MODEL_CLASSES = CLASSIFIERS | {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel"}  # by the task of an adapter
 
 
 class WrongUse(Exception):
@@ -84,14 +85,16 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     place, dtype = str(folder) if folder.is_dir() else base, record["base_dtype"]
     if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
         raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
+    kind = _model_class(adapter)
+    labels = _labels(adapter) if kind in CLASSIFIERS.values() else {}
     try:
-        kind = _model_class(adapter)
-        model, loading = getattr(transformers, kind).from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True)
+        model, loading = getattr(transformers, kind).from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True, **labels)
         model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
         raise WrongUse(f"--base {base}: this can't be loaded as {'a causal language model' if kind.endswith('CausalLM') else kind} ({helpers.first_line(error):.300}); give its folder, or its "
                        "name on the hub") from error
-    if (lost := sorted(loading["missing_keys"])) and kind not in HEADED.values():  # whose base often has no head
+    part = f"{model.base_model_prefix}." if kind in CLASSIFIERS.values() else ""  # the base of a classifier often has no head
+    if lost := sorted(key for key in loading["missing_keys"] if key.startswith(part)):
         raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
     saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
     if question and not saved and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
@@ -113,9 +116,21 @@ def _model_class(adapter: str) -> str:
     """Return the class of transformers that loads the base of this adapter."""
     try:
         task = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
-    except (ValueError, LookupError, TypeError):  # diagnose_adapter says so
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # diagnose_adapter says so
         task = None
     return MODEL_CLASSES.get(str(task), "AutoModelForCausalLM")
+
+
+def _labels(adapter: str) -> dict:
+    """Return how many labels a classifier has whose head was trained and saved."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
+            heads = [name for name in file.keys() if re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]  # noqa: SIM118
+            return {"num_labels": file.get_slice(heads[0]).get_shape()[0]} if heads else {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def kit(folder: str) -> bool:

@@ -12,7 +12,7 @@ from helpers.adapter.effect import check_effect, not_examined
 from helpers.adapter.faults import Check, check
 from helpers.adapter.state import FROM_ZERO, adapter_tensors, as_saved, holds, lora_layers, update_sizes
 from helpers.adapter.stopping import check_stop
-from helpers.model.weights import base_dtype, base_hash, plain_name
+from helpers.model.weights import base_dtype, base_hash, plain_name, replaced_names
 from helpers.training.saving import read_record, supervised_tokens
 
 LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
@@ -34,8 +34,7 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     settings = [model.peft_config[name] for name in active]
     from_zero, headed = all(one.init_lora_weights in FROM_ZERO for one in settings), bool(HEADED.search(type(model.get_base_model()).__name__))
     judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if headed else update  # a head is compared with another than it began as
-    replaces = any(one.layer_replication or one.modules_to_save or one.trainable_token_indices for one in settings)  # parts of the base
-    known = from_zero and not (other or headed or replaces)
+    known = from_zero and not (other or headed or any(one.layer_replication for one in settings))
     checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(judged, parts, other, from_zero),
               _check_base(model, record, None if loaded else base, known),
               _check_switch(layers, active), *_check_training(trainer, record)]
@@ -50,14 +49,20 @@ def _effect(model, active: list[str], *how) -> list[Check]:
     """Examine what the adapter does to answers, or say why that can't be; how: what check_effect takes."""
     if why_not := _no_effect(model, active):
         return not_examined(why_not)
-    config = model.get_base_model().config
     try:
         found = check_effect(model, *how)
     except Exception as error:  # there is no list of what a forward raises
         return not_examined(f"computing failed ({type(error).__name__}: {first_line(error):.150})")
-    if found[0].ok is False and found[0].name == "logits differ" and config.get_text_config() is not config:
-        return not_examined(f"{config.model_type} reads more than text, and the adapter does nothing to text alone") + found[2:]
+    if found[0].ok is False and found[0].name == "logits differ" and _reads_more(model):
+        return not_examined("the adapter works on more than text, and does nothing to text alone") + found[2:]
     return found
+
+
+def _reads_more(model) -> bool:
+    """Say whether a layer with an adapter is no part of the language model, as where pictures are read."""
+    base = model.get_base_model()
+    inside = {*base.get_decoder().modules()} if base.config.get_text_config() is not base.config else None
+    return inside is not None and any(layer not in inside for layer in lora_layers(model).values())
 
 
 def _no_effect(model, active: list[str]) -> str:
@@ -111,12 +116,18 @@ def _check_update(update: dict[str, float], parts: dict, other: list[str], from_
 
 
 def _check_base(model, record: dict | None, base, known: bool) -> Check:
-    """Compare the base weights with the hash in the record, and with those of a fresh copy; known: no part of the adapter changes them."""
-    here = (base_dtype(model), base_hash(model)) if record or base is not None else None
-    others = [(record["base_dtype"], record["base_sha256"])] if record else []
-    others += [(base_dtype(base), base_hash(base))] if base is not None else []
-    if not others:
+    """Compare the base weights with the hash in the record, and with those of a fresh copy; known: no part of the adapter changes them.
+
+    What the adapter replaces is left out: new tokens, for instance, are drawn at random, each time others.
+    """
+    if not record and base is None:
         return check("its own base", None, "no record beside the adapter (keep_record writes one)")
+    gone = replaced_names(model)
+    here = base_dtype(model), base_hash(model, gone)
+    others = [(record["base_dtype"], record["base_sha256"])] if record else []
+    if gone and record and record["base_sha256"] == base_hash(model):  # a record of an older version
+        others = [here]
+    others += [(base_dtype(base), base_hash(base, gone))] if base is not None else []
     if any(dtype != here[0] for dtype, _ in others):
         return check("its own base", None, f"{others[0][0]} weights then, {here[0]} now: their bytes can't be compared")
     hashes = " and ".join(sorted({sha[:8] for _, sha in others}))
@@ -156,7 +167,7 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
     fits = not lost and place.keys() <= stored.keys()
     filled = f"{len(place.keys() & stored.keys())} of {len(place)} places in the model are filled" + (f"; none is called {min(lost)}" if lost else "")
     saved, here = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
-    converted = saved.init_lora_weights in FROM_ZERO and here.init_lora_weights not in FROM_ZERO  # as PEFT does with path_initial_model_for_weight_conversion
+    converted = saved.init_lora_weights in FROM_ZERO and here.init_lora_weights not in FROM_ZERO and saved.r == 2 * here.r  # as PEFT does with path_initial_model_for_weight_conversion
     scaling = None if joined else saved.use_dora == here.use_dora and all(
         math.isclose(layer.scaling[name], _scale(saved, key, layer)) for key, layer in lora_layers(model).items() if name in layer.scaling)
     total, whole = len(place | stored), scaling is not False and same == len(place)

@@ -1,5 +1,6 @@
 """Say whether training changed anything: examine an adapter, and name the usual cause and the mend of what is wrong."""
 import html
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -119,10 +120,11 @@ def _load(base, folder: Path, tensors: dict) -> PeftModel:
     with _in_one_sentence(failed), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
         changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
-        place = next(name for name, module in own.named_modules() if module is own.get_input_embeddings())
-        table = {plain_name(name): tensor for name, tensor in tensors.items()}.get(f"{place}.weight")
-        if table is not None and len(table) != len(own.get_input_embeddings().weight):  # the training had new tokens
-            own.resize_token_embeddings(len(table), mean_resizing=False)
+        saved = {plain_name(name): tensor for name, tensor in tensors.items()}
+        grown = [len(saved[f"{name}.weight"]) for name, module in own.named_modules() if isinstance(module, torch.nn.Embedding)
+                 and len(saved.get(f"{name}.weight", ())) > module.num_embeddings]
+        if grown and hasattr(own, "resize_token_embeddings"):  # the training had new tokens
+            own.resize_token_embeddings(grown[0], mean_resizing=False)
         if settings := kept_settings(folder):
             own.generation_config = settings
         return PeftModel.from_pretrained(own, str(folder), torch_device="cpu")  # read there, then put where the base is
@@ -135,7 +137,10 @@ def _in_one_sentence(failed: str):
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1].strip():.300}"
-        raise ValueError(f"{failed} ({reason})") from error
+        wrong = re.findall("size mismatch.*", str(error))
+        tokens = isinstance(error, IndexError) or wrong and all(re.search("embed|wte|lm_head", line) for line in wrong)
+        hint = " With new tokens, call base.resize_token_embeddings(len(tokenizer)) first." if tokens else ""
+        raise ValueError(f"{failed}{hint} ({reason})") from error
 
 
 def _conclude(checks: list[Check], update: dict[str, float]) -> Diagnosis:

@@ -1,5 +1,6 @@
 """Predict the size of a LoRA adapter from the shapes of the model's layers, before anything is built."""
 import json
+from numbers import Integral
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,7 +27,7 @@ class LoraSize(NamedTuple):
 def linear_shapes(model: nn.Module) -> Shapes:
     """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
     head = model.get_output_embeddings()
-    if head is None and type(model).__name__.endswith("ForSequenceClassification"):  # PEFT leaves out such heads too
+    if head is None and type(model).__name__.endswith("ForSequenceClassification"):  # PEFT leaves out such heads too, by the adapter's task
         head = getattr(model, "score", getattr(model, "classifier", None))
     head = getattr(head, "original_module", getattr(head, "base_layer", head))
     layers = {plain_name(name): layer for name, layer in model.named_modules()  # an adapter that is there already is left out
@@ -75,7 +76,7 @@ def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.Data
 
 
 def _chosen(shapes: Shapes, r: int, target_modules: str | list[str]) -> Shapes:
-    if not isinstance(r, int) or r < 1:
+    if not isinstance(r, Integral) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r is {r!r}, but a matrix has at least rank 1: give a whole number, 1 or more")
     return select_layers(shapes, target_modules)
 

@@ -69,10 +69,11 @@ def holds(layer: LoraLayer, adapters) -> list[str]:
 
 
 def only_magnitudes(layer: LoraLayer, name: str) -> bool:
-    """Say whether this is a DoRA layer whose B is zero: what its magnitudes then change may be the rounding of 16-bit weights."""
-    if name not in layer.lora_magnitude_vector:
+    """Say whether this is a DoRA layer whose B is zero and whose magnitudes are 16-bit numbers: what they change may be rounding."""
+    if name not in layer.lora_magnitude_vector or (layer.lora_B[name].weight if name in layer.lora_B else layer.lora_embedding_A[name]).any():
         return False
-    return not (layer.lora_B[name].weight if name in layer.lora_B else layer.lora_embedding_A[name]).any()
+    sizes = layer.lora_magnitude_vector[name].weight.float()
+    return any(torch.equal(sizes, sizes.to(dtype).float()) for dtype in (torch.bfloat16, torch.float16))
 
 
 def relative_update(layer: LoraLayer, adapters) -> float:
@@ -84,7 +85,8 @@ def relative_update(layer: LoraLayer, adapters) -> float:
     for name in holds(layer, adapters):
         if name in layer.lora_magnitude_vector or type(layer.lora_variant.get(name)).__name__.startswith("Kasa"):  # DoRA scales each row of the sum, KaSA the ranks
             moved = layer.lora_variant[name].merge_safe(layer, name, weight.clone()).float() - weight.float()
-            change += moved * (not only_magnitudes(layer, name) or bool((moved.abs() > ROUNDED * weight.float().abs()).any()))
+            if not only_magnitudes(layer, name) or (moved.abs() > ROUNDED * weight.float().abs()).any():
+                change += moved
         else:
             change += layer.get_delta_weight(name).detach().float()
     parameters.update(packed)

@@ -72,8 +72,10 @@ def says_more(record: dict, columns: tuple[str, ...], key: str, meant: str = "")
         return False  # both once more, as a whole text to train on
     parts = _texts_in(key, value) if key in ASKED else strings(value)
     if key in ("history", "messages", "conversations"):
-        asked, past = list(map(folded, texts)), list(map(folded, parts))
-        return bool(past) and not any(asked[place:place + len(past)] == past for place in range(len(asked)))
+        asked = texts_of(record, (columns[0], "input", "context") if len(columns) == 2 else columns)
+        before, answer, past = texts_of(record, ("system",) if key == "history" else ("system", "history")), texts_of(record, columns[1:]), list(map(folded, parts))
+        ways = [list(map(folded, [*before, *each, *answer])) for each in (asked, ["\n\n".join(asked)])]  # an input is a text of its own, or the end of the question
+        return bool(past) and not any(way[place:place + len(past)] == past for way in ways for place in range(len(way)))
     side = side_of(record, columns, key)
     return not all(held(part, side) for part in parts)
 

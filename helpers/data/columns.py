@@ -85,7 +85,7 @@ def _meant(key: str) -> str | None:
     """
     if (plain := key.strip().casefold()) in PLACED and key != plain:
         return plain
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or key == "content" or key[-1:].isdigit() or any(plain in names for names in SAME):
+    if key in KNOWN and KNOWN[key] == key or key in COURSE or key in ("content", "function") or key[-1:].isdigit() or any(plain in names for names in SAME):
         return None
     near = get_close_matches(plain, KNOWN, 1, cutoff=0.85)
     slip = near and (sorted(plain) == sorted(near[0]) or SequenceMatcher(None, near[0], plain).ratio() >= SLIP and (plain != f"{near[0]}s" or near[0] in HOLDERS | LOST.keys()))
@@ -98,7 +98,7 @@ def _word_count(key: str) -> int:
 
 def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
     """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose; role: whose message it is."""
-    meant = {key: key if key in LOST else _meant(key) for key in sorted(holder)}
+    meant = {key: plain if (plain := key.strip().casefold()) in LOST else _meant(key) for key in sorted(holder)}
     lost = {key: LOST[right] for key, right in meant.items()
             if right in LOST and (where or right not in IN_MESSAGES) and carries(right, holder[key], role)}
     return [f"the meaning of {' and '.join(quoted(key) for key in lost if lost[key] == mend)}{where} would be lost; {mend}"
@@ -106,19 +106,27 @@ def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
 
 
 def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bool:
-    """Say whether a key may stand for the one that is read: its value is of that form, and the conversation does not hold it."""
+    """Say whether a key may stand for the one that is read: half of a conversation, or something of that form that the whole one does not hold."""
     value = record[key]
-    if right in ("messages", "conversations"):
-        return isinstance(value, list) and (not columns or bool(key_of_chat(value)) and says_more(record, columns, key, right))
-    if right in IN_PAIRS and not isinstance(value, str) or len(columns) != 2 and key.strip().casefold() in PLACED:
+    if len(columns) != 2 and key.strip().casefold() in PLACED:
         return False
-    return not (columns and isinstance(value, str) and held(value, side_of(record, columns, right)))
+    if not columns or not all(filled(record.get(column)) for column in columns):
+        return not (isinstance(value, list) and right in IN_PAIRS)
+    if right in ("messages", "conversations"):
+        return bool(key_of_chat(value)) and says_more(record, columns, key, right)
+    return isinstance(value, str) and not held(value, side_of(record, columns, right)) or right not in IN_PAIRS and not isinstance(value, str)
+
+
+def _slips(record: dict, columns: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys that may stand for others, each with the one that is read."""
+    meant = {key: _meant(key) for key, value in record.items() if filled(value)}
+    return {key: right for key, right in meant.items() if right and right not in LOST and _is_slip(record, columns, key, right)}
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
     if not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
-    elif slips := {key: right for key, value in record.items() if filled(value) and (right := _meant(key)) and right not in LOST and _is_slip(record, columns, key, right)}:
+    elif slips := _slips(record, columns):
         yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in slips.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '

@@ -171,7 +171,7 @@ def _fault_in_role(where: str, role: object) -> str | None:
 
 
 def _fault_in_text(where: str, role: str, text: object) -> str | None:
-    other = [str(part.get("type") or next(iter(part), None)) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
+    other = [str(part.get("type") or next((key for key in part if key != "text"), type(part.get("text")).__name__)) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
     if other:
         return f"{where} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):

@@ -69,7 +69,7 @@ def _read(path: str | Path) -> bytes:
         raise PathError(f"the path is of type {type(path).__name__}; give the path of one file, and add up the lists that several give")
     if re.match(r"\w{2,}:/", str(path)):
         raise PathError(f"{path}:1: this is an address on the network; download the file and give its path")
-    if isinstance(path, str) and re.search(r"\n|^\s*[{\[].*[}\]]", path) and not os.path.exists(path):  # noqa: PTH110 (Path's raises for a long one)
+    if isinstance(path, str) and re.search(r"\S\s*\n\s*\S|^\s*(\{\s*\"|\[\s*\{)", path) and not os.path.exists(path):  # noqa: PTH110 (Path's raises for a long one)
         raise PathError(f"{path.strip()[:40]!r}: this is the text of a file; give the path of the file")
     try:
         data = (Path(path) if Path(path).exists() else at_home(path)).read_bytes()
@@ -101,7 +101,7 @@ def _binary_kind(path: str | Path, data: bytes) -> str | None:
 
 def _with_pandas(kind: str, path: str | Path, options: str) -> str:
     source, target = Path(path), Path(path).with_suffix(".jsonl")
-    while at_home(target).exists():  # never onto another file, nor onto the file itself
+    while os.path.exists(at_home(target)):  # noqa: PTH110  (never onto another file, nor onto the file itself)
         target = target.with_name(f"{target.stem}_records.jsonl")
     source, target = (json.dumps(file.as_posix(), ensure_ascii=False) for file in (source, target))
     return PANDAS.format(kind, source, options, target)

@@ -2,7 +2,7 @@
 import math
 import random
 import statistics
-from numbers import Real
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,7 +15,7 @@ FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would sa
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
 GREETING = 4  # conversations that one beginning may have and still belong together
 STEPS = 40  # after some dozens of steps answers change (notebooks 07 and 10)
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 4  # a record that is seen more often is learned by heart
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 4
 RECORDS_A_STEP = (4, 2)  # as in notebook 07; two, where a small file makes too few steps
 BEST_KEPT = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
 TOKENS_A_BATCH = 2048  # 4 records of 512 tokens, which a laptop holds (notebook 03)
@@ -83,7 +83,7 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     groups = fact_groups(records, by)
     if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
         return Split(records, [], " ".join(filter(None, (_too_few(records, len(groups), by), learned_note(records)))))
-    random.Random(int(seed)).shuffle(groups)
+    random.Random(int(seed) if isinstance(seed, Integral) else seed).shuffle(groups)
     wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
     for group in groups:
         if sum(map(len, chosen)) + len(group) <= wanted and len(chosen) < len(groups) - 1:  # one is left to train on
@@ -144,8 +144,8 @@ def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] 
         "per_device_eval_batch_size": (batch, "as in training: the library's own 8 may take more memory than training does"),
         "gradient_accumulation_steps": (a_step // batch, f"a step sees {a_step} records" + (
             ", as in notebook 07" if a_step == RECORDS_A_STEP[0] else f": with {len(records)} records, more would make few steps")),
-        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps teach a form; with more than {MOST_EPOCHS} "
-                                     "epochs watch the held-out loss"),
+        "num_train_epochs": (epochs, f"steps an epoch: {an_epoch}; some {STEPS} steps teach a form; with more than {MOST_EPOCHS} epochs "
+                                     "a held-out loss must say when to stop"),
         "learning_rate": (1e-3, "a small model with an adapter on all layers, as in notebook 07") if small
         else (2e-4, "usual for LoRA on a model of a billion parameters or more"),
         **{name: (value, "the epoch with the lowest loss on the held-out records is kept") for name, value in BEST_KEPT.items() if heldout},

@@ -8,9 +8,9 @@ SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
 SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), the * operator: no punctuation
     r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
     r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)"
-    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<=\S )([@&*%^])(?= \S)")
+    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b)")
 DASHES = "‐‑‒–−"  # what is written for "-"
-WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
+WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), **dict.fromkeys("’′", "'"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")
@@ -84,7 +84,7 @@ def words(text: str) -> tuple[str, ...]:
     A text of nothing else is one word.
     """
     plain = HIDDEN.sub("", unicodedata.normalize("NFKC", text.translate(WRITTEN)).replace("\u2044", "/")).casefold()
-    signs = {match.start(match.lastindex) for match in SIGNS.finditer(plain)}
+    signs = {place for match in SIGNS.finditer(plain) for place in range(*match.span(match.lastindex))}
     kept = []
     for place, char in enumerate(plain):
         kind = unicodedata.category(char)

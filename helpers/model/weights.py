@@ -28,11 +28,18 @@ def as_stored(model) -> None:
         layer.state_dict()  # this is what undoes it
 
 
-def base_hash(model) -> str:
-    """Return the SHA-256 of the base weights (names, types, shapes, bytes), as they are stored."""
+def replaced_names(model) -> set[str]:
+    """Return the names of the base parameters in whose place an adapter has its own (modules_to_save, trainable tokens)."""
+    return {plain_name(name) for name, _ in model.named_parameters() if ".original_module" in name or ".token_adapter" in name}
+
+
+def base_hash(model, without=()) -> str:
+    """Return the SHA-256 of the base weights (names, types, shapes, bytes), as they are stored; without: names that are left out."""
     as_stored(model)
     digest = hashlib.sha256()
     for name, weight in sorted(base_parameters(model).items()):
+        if name in without:
+            continue
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
         digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -98,6 +98,8 @@ def estimate_memory(
                          "with config.get_text_config()")
     text = json.dumps(config.to_dict(), default=str, sort_keys=True)
     targets = target_modules if isinstance(target_modules, str) else tuple(target_modules or ())
+    if not targets:
+        raise ValueError('target_modules names no layer: give "all-linear" or a list of names')
     one, two = (_measure(text, count, method, targets, r, dtype) for count in (1, 2))
     layer = _Sizes(*(b - a for a, b in zip(one, two, strict=True)))
     whole = _Sizes(*(a + (config.num_hidden_layers - 1) * b for a, b in zip(one, layer, strict=True)))
@@ -148,7 +150,7 @@ def _build(text: str, layers: int, dtype: torch.dtype):
 
     values = json.loads(text) | {"num_hidden_layers": layers}
     if values.get("layer_types"):
-        values["layer_types"] = values["layer_types"][:layers]
+        values["layer_types"] = (values["layer_types"] + values["layer_types"][-1:])[:layers]  # two of a model that has one
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=dtype)

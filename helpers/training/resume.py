@@ -13,7 +13,8 @@ from helpers.training.saving import rows_of, written_whole
 
 SETTINGS_FILE = "settings.json"
 # What the Trainer writes for a LoRA run and needs to go on exactly; the state comes last. training_args.bin is not read.
-NEEDED = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 # Where and how often to write, and who works: these do not change what is learned.
 NO_MATTER = {"output_dir", "logging_dir", "run_name", "project", "report_to", "disable_tqdm", "save_steps", "save_total_limit",
              "per_device_eval_batch_size", "eval_on_start"}
@@ -44,8 +45,10 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     folder = Path(folder)
     if not _step(folder) or not folder.is_dir():
         return "there is no such folder" if _step(folder) else f"{folder.name} is not named checkpoint-NUMBER"
-    for pattern in NEEDED:
-        if not (files := sorted(folder.rglob(pattern))):  # an adapter with a name has a folder of its own
+    own = sorted({file.parent for name in ADAPTER for file in folder.glob(f"*/{name}")})  # an adapter with a name has a folder of its own
+    places = own if own and not any((folder / name).exists() for name in ADAPTER) else [folder]
+    for pattern, place in [*((name, place) for place in places for name in ADAPTER), *((name, folder) for name in NEEDED)]:
+        if not (files := sorted(place.glob(pattern))):
             return f"{pattern} is missing"
         if broken := next((file.name for file in files if not _readable(file)), None):
             return f"{broken} is not whole"
@@ -126,7 +129,7 @@ def run_settings(trainer) -> dict:
     lora = {f"LoRA {name}": value for config in configs for name, value in config.to_dict().items()}
     args = {name: value for name, value in trainer.args.to_dict().items()
             if name not in NO_MATTER and not name.startswith(NO_MATTER_BEGINS)}
-    data = json.dumps(list(rows_of(trainer)), default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)).encode()
+    data = json.dumps(list(rows_of(trainer, trainer.args.max_steps)), default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)).encode()
     made = {"training data": hashlib.sha256(data).hexdigest(), "data collator": type(trainer.data_collator).__name__}
     base = {"base weights": base_hash(trainer.model)} if lora else {}
     plain = json.dumps(args | lora | made | base, default=lambda value: sorted(value) if isinstance(value, set) else str(value))

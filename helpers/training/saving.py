@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers import at_home
 from helpers.data.rows import collate
-from helpers.model.weights import base_dtype, base_hash
+from helpers.model.weights import base_dtype, base_hash, replaced_names
 from helpers.moving import move
 
 RECORD_FILE, GENERATION_FILE = "training_record.json", "generation_config.json"
@@ -24,7 +24,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     Raises PermissionError, with the place of what was written, if it can't be moved.
     """
     path = at_home(path).resolve()  # a link stays one: what it points to is replaced
-    part = path.with_name(f".{path.stem}.part{path.suffix}")  # beside it: a move within one disk copies nothing
+    part = path.with_name(f"{path.stem}.part-of-course{path.suffix}")  # beside it: a move within one disk copies nothing
     _remove(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -59,11 +59,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def rows_of(trainer) -> Iterator[dict]:
-    """Give the rows of the trainer's dataset once; of a stream, which may have no end, those of the steps that were planned."""
+def rows_of(trainer, steps: int) -> Iterator[dict]:
+    """Give the rows of the trainer's dataset once; of a stream, which may have no end, those of so many steps."""
     rows = trainer.train_dataset
     batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    return islice(rows, len(rows)) if hasattr(rows, "__len__") else islice(_again_and_again(rows), max(0, batch * trainer.args.max_steps))
+    return islice(rows, len(rows)) if hasattr(rows, "__len__") else islice(_again_and_again(rows), max(0, batch * steps))
 
 
 def _again_and_again(stream) -> Iterator[dict]:
@@ -79,16 +79,13 @@ def supervised_tokens(trainer) -> int | None:
     counted, but for the first of a row: the loss compares each label with the prediction made one token earlier. Of a
     stream the rows of the steps that were taken are counted. None for a training whose rows have no label for each token.
     """
-    def of(rows) -> int:
-        return sum(int((collate(trainer, row)["labels"][:, 1:] != -100).sum()) for row in rows)
-
-    done = trainer.state.global_step
-    try:
-        if hasattr(trainer.train_dataset, "__len__"):
-            return round(of(rows_of(trainer)) * (trainer.state.epoch or 0))
-        return of(islice(rows_of(trainer), done * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps))  # whose epochs nobody counts
-    except (LookupError, TypeError):
-        return None
+    counted = 0
+    for row in rows_of(trainer, trainer.state.global_step):
+        batch = collate(trainer, row) if "input_ids" in row else {}
+        if "labels" not in batch or batch["labels"].shape != batch["input_ids"].shape:
+            return None
+        counted += int((batch["labels"][:, 1:] != -100).sum())
+    return round(counted * (trainer.state.epoch or 0)) if hasattr(trainer.train_dataset, "__len__") else counted  # a stream's epochs nobody counts
 
 
 def best_step(args, state) -> int | None:
@@ -99,7 +96,7 @@ def best_step(args, state) -> int | None:
 def keep_record(trainer, folder: str | Path) -> Path:
     """Write training_record.json beside a saved adapter; return its path.
 
-    It holds the hash and number format of the base weights, the steps and the tokens that carried loss; no path, no person.
+    It holds the hash and number format of the base weights (those in use: not what modules_to_save replaces), the steps and the tokens that carried loss; no path, no person.
     Beside it goes generation_config.json, for the trainer knows where an answer ends; each file is written whole or not at all.
     Raises ValueError if there is no adapter, or no trainer.
     """
@@ -107,7 +104,7 @@ def keep_record(trainer, folder: str | Path) -> Path:
     if getattr(trainer, "train_dataset", None) is None or not hasattr(trainer, "state"):
         raise ValueError(f"{type(trainer).__name__} is no trainer with a train_dataset; pass the one that has trained")
     steps = best_step(trainer.args, trainer.state) or trainer.state.global_step
-    record = {"base_sha256": base_hash(trainer.model), "base_dtype": base_dtype(trainer.model), "steps": steps,
+    record = {"base_sha256": base_hash(trainer.model, replaced_names(trainer.model)), "base_dtype": base_dtype(trainer.model), "steps": steps,
               "supervised_tokens": supervised_tokens(trainer)}
     texts = {path: json.dumps(record, indent=2)}
     if generation := getattr(trainer.model, "generation_config", None):

@@ -1,9 +1,11 @@
 """What an adversary found in a diagnosis that had passed all other tests: each adapter with its right verdict."""
+import json
+
 import pytest
 import torch
 from adapters import base_model, config, diagnose, fingerprint, found, save, set_b, trained_model
 from datasets import Dataset
-from peft import ArrowConfig, IA3Config, KasaConfig, LoHaConfig, PromptTuningConfig, create_arrow_model, get_peft_model
+from peft import ArrowConfig, IA3Config, KasaConfig, LoHaConfig, LoraConfig, PromptTuningConfig, create_arrow_model, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from test_command_line import command
@@ -24,6 +26,7 @@ from transformers import (
 from helpers.adapter.diagnosis import diagnose_adapter
 from helpers.adapter.size import linear_shapes, lora_map, lora_size
 from helpers.adapter.state import lora_layers
+from helpers.model.weights import base_hash
 from helpers.training.saving import RECORD_FILE, keep_record, supervised_tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
@@ -187,10 +190,37 @@ def test_new_tokens_whose_first_numbers_were_drawn_are_no_wrong_base(tmp_path, t
         assert found(diagnose(folder, base=grown()), "its own base").ok
 
 
-def test_another_base_is_a_wrong_one_also_below_plain_lora(tmp_path):
-    trainer = trained_with({"output_dir": str(tmp_path / "run")}, model := get_peft_model(base_model(), config()))
+@pytest.mark.parametrize("trained", [{}, {"modules_to_save": ["norm"]}, {"modules_to_save": ["embed_tokens", "lm_head"]}, {"trainable_token_indices": [3, 5]}])
+def test_another_base_is_a_wrong_one_whatever_else_is_trained(tmp_path, trained):
+    trainer = trained_with({"output_dir": str(tmp_path / "run")}, model := get_peft_model(base_model(), config(**trained)))
     keep_record(trainer, folder := save(set_b(model, 0.5), tmp_path / "adapter", ""))
+    assert found(diagnose(folder, base=base_model()), "its own base").ok
     assert diagnose(folder, base=base_model(seed=1)).verdict == "wrong base"
+    assert diagnose(model, base=base_model()).verdict == "trained" and diagnose(model, base=base_model(seed=1)).verdict == "wrong base"
+    record = json.loads((folder / RECORD_FILE).read_text())
+    (folder / RECORD_FILE).write_text(json.dumps(record | {"base_sha256": base_hash(model)}))  # as older versions kept it
+    assert found(diagnose(folder, base=base_model()), "its own base").ok
+
+
+def test_a_base_without_a_table_of_tokens_is_examined(tmp_path):
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.q_proj(x)
+
+    model = set_b(get_peft_model(Plain(), LoraConfig(target_modules=["q_proj"])), 0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    assert diagnose_adapter(tmp_path / "adapter", base=Plain()).verdict == "not asked"
+
+
+def test_new_tokens_that_can_not_be_added_here_are_named(tmp_path):
+    model = set_b(get_peft_model(grown(), config(trainable_token_indices=[64, 65])), 0.5)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    with pytest.raises(ValueError, match=r"resize_token_embeddings\(len\(tokenizer\)\) first"):
+        diagnose(tmp_path / "adapter", base=base_model())
 
 
 @pytest.mark.parametrize("changes", [
@@ -213,6 +243,13 @@ def test_a_dora_that_16_bits_round_was_never_trained(tmp_path, dtype):
     assert diagnose(model).verdict != "never trained"  # its magnitudes have moved
 
 
+def test_magnitudes_that_moved_a_little_in_float32_are_no_rounding():
+    model = get_peft_model(base_model(), config(use_dora=True))
+    for layer in lora_layers(model).values():
+        layer.lora_magnitude_vector["default"].weight.data *= 1.005
+    assert diagnose(model).verdict == "too little to see"
+
+
 def test_an_adapter_that_peft_converted_is_no_damaged_copy(tmp_path):
     model = get_peft_model(base_model(), config(init_lora_weights="pissa"))
     own = model.peft_config["default"]
@@ -229,8 +266,12 @@ def test_an_adapter_of_the_eyes_is_not_judged_by_text():
     text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64, "eos_token_id": 1, "pad_token_id": 1}
     eyes = {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}
     base = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=eyes, image_token_index=63))
-    result = diagnose(set_b(get_peft_model(base, config(target_modules=r".*vision_tower.*q_proj")), 0.5))
-    assert result.verdict == "not asked" and "reads more than text" in found(result, "logits differ").measured
+    model = get_peft_model(base, config(target_modules=r".*vision_tower.*q_proj"))
+    assert diagnose(model).verdict == "never trained"
+    result = diagnose(set_b(model, 0.5))
+    assert result.verdict == "not asked" and "more than text" in found(result, "logits differ").measured
+    words = set_b(get_peft_model(LlavaForConditionalGeneration(base.config), config(target_modules=r".*language_model.*q_proj")), 1e-9)
+    assert diagnose(words).verdict == "no effect"
 
 
 def test_a_base_in_a_wrapper_of_pytorch_is_the_base(tmp_path):
@@ -245,8 +286,9 @@ def test_a_training_without_a_label_for_each_token_is_not_judged_by_them(tmp_pat
     assert supervised_tokens(trainer) is None and found(diagnose(classifier, trainer=trainer), "tokens with loss").ok is None
     keep_record(trainer, folder := save(classifier, tmp_path / "adapter", ""))
     assert found(diagnose(folder, base=LlamaForSequenceClassification(base_model().config)), "steps").ok
-    trainer.train_dataset = [{"chosen": [1, 2], "rejected": [3]}]  # as a trainer of preferences has them
-    assert supervised_tokens(trainer) is None
+    for rows in ([{"chosen": [1, 2], "rejected": [3]}], [{"input_ids": [1, 2, 3], "labels": [1.0, 0.0]}]):  # preferences, several labels
+        trainer.train_dataset = rows
+        assert supervised_tokens(trainer) is None
 
 
 class MapStyle(torch.utils.data.Dataset):
@@ -278,6 +320,18 @@ def test_the_command_line_takes_the_class_and_the_tokens_that_the_adapter_was_ma
     tokenizer.save_pretrained(folder)
     status, printed, complaint = command("diagnose", folder, "--base", tiny_qwen3, "--question", "x")
     assert status == 0 and printed.startswith("trained") and "Traceback" not in complaint
+
+
+def test_the_command_line_gives_a_classifier_its_labels(tmp_path):
+    base = LlamaForSequenceClassification(base_model().config)
+    base.save_pretrained(tmp_path / "base")
+    base.config.num_labels = 3
+    model = set_b(get_peft_model(LlamaForSequenceClassification(base.config), config(task_type="SEQ_CLS")), 0.5)
+    status, printed, complaint = command("diagnose", save(model, tmp_path / "adapter", ""), "--base", tmp_path / "base")
+    assert status == (2 if "mismatch" in complaint else 0), complaint
+    base_model().save_pretrained(tmp_path / "headless")  # its head is trained, and saved
+    status, printed, complaint = command("diagnose", tmp_path / "adapter", "--base", tmp_path / "headless")
+    assert status == 0 and "not asked" in printed, complaint
 
 
 def test_a_folder_around_the_adapter_names_it(tmp_path):

@@ -230,6 +230,8 @@ def test_a_sentence_that_no_message_holds_is_named(tmp_path, capsys, made, key):
     *(({"prompt": "dog", "completion": "Hund", key: "Translate to German"}, f'"{key}" stands beside "prompt"') for key in ("Instruction", "Question", "Text", "QUERY")),
     ({"messages": [user("q"), assistant("4", reasoningContent="2 and 2 make 4")]}, '"reasoningContent" of message 2 would be lost; write the reasoning'),
     ({"messages": [user("q"), assistant("4", toolCalls=[{"name": "f"}])]}, '"toolCalls" of message 2 would be lost; calls of tools'),
+    ({"messages": [user("q"), assistant("4", Loss=False)]}, '"Loss" of message 2 would be lost'),
+    ({"messages": [user("q"), assistant([{"text": 5}])]}, "a part that is no text (int)"),
     ({"messages": [user("q"), assistant("4", Weight=0)]}, '"Weight" of message 2 would be lost'),
     ({"messages": [user("q"), assistant([{"reasoningContent": {"text": "t"}}, {"text": "a"}])]}, "a part that is no text (reasoningContent); write the reasoning"),
     ({"messages": [user("q"), assistant([{"toolUse": {"name": "f"}}])]}, "(toolUse); calls of tools"),
@@ -257,8 +259,36 @@ def test_another_conversation_under_a_near_name_is_a_fault(tmp_path):
     assert "'conversation' is no key that is read" in refused(tmp_path, record("q", "a") | {"conversation": [user("other"), assistant("text")]})
 
 
+@pytest.mark.parametrize("copied", [{"system": "s"}, {"history": [["before", "then"]]}, {"input": "i"}])
+def test_a_copy_of_all_that_was_said_is_no_fault(tmp_path, copied):
+    pair = {"prompt": "q", "completion": "a"} | copied
+    said = [message for message in load(tmp_path, pair)[0]["messages"]]
+    for name in ("conversation", "messages_"):
+        assert load(tmp_path, pair | {name: said})[0]["messages"] == said
+
+
+@pytest.mark.parametrize("wrong", [{"prompt": "2+2?", "completon": 4}, {"prompt": "2+2?", "completon": {"text": "4"}}, {"mesages": "[]x"}, {"mesages": {"a": 1}}])
+def test_a_slip_is_named_whatever_stands_there(tmp_path, wrong):
+    assert "no key that is read; write it as" in refused(tmp_path, wrong)
+
+
+def test_a_path_is_no_text_of_a_file_and_a_long_one_no_traceback(tmp_path):
+    for name in ("[old] records.json", "{x}.jsonl", "records.jsonl\n", "[ab]*.jsonl"):
+        with pytest.raises(DatasetError) as error:
+            load_sft_jsonl(name)
+        assert "text of a file" not in str(error.value)
+    (tmp_path / ("a" * 251 + ".csv")).write_text("prompt,completion\na,b\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="a table with a comma"):
+        load_sft_jsonl(tmp_path / ("a" * 251 + ".csv"))
+
+
+@pytest.mark.parametrize(("one", "other"), [("What is R & D?", "What is R&D?"), ("AT & T", "AT&T"), ("What is a * b?", "What is a*b?")])
+def test_a_sign_between_spaces_is_the_same_question(one, other):
+    assert leaked_questions([record(one)], [record(other)]) == [other]
+
+
 @pytest.mark.parametrize(("one", "other"), [
-    ("What is .5 of 10?", "What is 5 of 10?"), ("What is -x?", "What is x?"), ("Differentiate f'(x)", "Differentiate f(x)"),
+    ("What is .5 of 10?", "What is 5 of 10?"), ("What is -x?", "What is x?"), ("Differentiate f'(x)", "Differentiate f(x)"), ("Differentiate f''(x)", "Differentiate f’(x)"),
     ("What does the @ operator do in Python?", "What does the * operator do in Python?")])
 def test_a_sign_that_makes_another_question_is_no_leak(one, other):
     assert leaked_questions([record(one)], [record(other)]) == [] and leaked_questions([record(one)], [record(one.rstrip("?"))]) == [one.rstrip("?")]
@@ -273,3 +303,4 @@ def test_a_wrong_argument_is_a_sentence(tokenizer):
         show_record(tokenizer, "a\ud83d")
     records = [record(f"q{n}", f"a{n}") for n in range(20)]
     assert suggest_split(records, seed=np.int64(3)) == suggest_split(records, seed=3)
+    assert suggest_split(records, seed="abc").heldout and suggest_split(records, seed=None).heldout

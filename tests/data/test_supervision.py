@@ -429,10 +429,12 @@ def test_a_limit_that_was_not_applied_cuts_nothing(make_trainer, tokenizer):
     assert supervision_report(make_trainer(rows, max_length=8, **UNTOUCHED), RECORDS).cut_answers == 0
 
 
-@pytest.mark.parametrize("record", [{"prompt": "a", "completion": "b"}, {"messages": []}, {"messages": RECORDS[0]["messages"][1:]},
-                                    RECORDS[0]["messages"], "messages", {"messages": [{"role": "user", "content": None}]}])
-def test_records_that_are_none_are_named(make_trainer, record):
-    with pytest.raises(ValueError, match=r"^records\[1\] (has no question and answer under|holds no) messages"):
+@pytest.mark.parametrize(("record", "said"), [
+    ({"messages": RECORDS[0]["messages"][1:]}, "has no question and answer under messages"),
+    *((other, "holds no messages with role and content") for other in (
+        {"prompt": "a", "completion": "b"}, {"messages": []}, RECORDS[0]["messages"], "messages", {"messages": [{"role": "user", "content": None}]}))])
+def test_records_that_are_none_are_named(make_trainer, record, said):
+    with pytest.raises(ValueError, match=rf"^records\[1\] {said}"):
         supervision_report(make_trainer(split_all(RECORDS)), [RECORDS[0], record, RECORDS[1]])
 
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from helpers.training.fit import check_fit
 from helpers.training.memory import estimate_memory
-from helpers.training.resume import run_settings, where_to_begin
+from helpers.training.resume import checkpoint_problem, run_settings, where_to_begin
 from helpers.training.saving import written_whole
 
 ROWS = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
@@ -58,6 +58,14 @@ def test_a_checkpoint_of_an_adapter_with_a_name_is_whole(tmp_path, capsys):
     trainer = made(tmp_path, adapter_name="sft")
     where_to_begin(trainer)
     trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    shutil.copytree(checkpoint, tmp_path / "twice" / "checkpoint-2" / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / "sft" / "adapter_model.safetensors").unlink()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").rename(tmp_path / "checkpoint-2" / "sft" / "optimizer.pt")
+    assert checkpoint_problem(tmp_path / "checkpoint-2") == "adapter_model.safetensors is missing"
+    shutil.copy(checkpoint / "sft" / "adapter_model.safetensors", tmp_path / "checkpoint-2" / "sft")
+    assert checkpoint_problem(tmp_path / "checkpoint-2") == "optimizer.pt is missing" and checkpoint_problem(tmp_path / "twice" / "checkpoint-2")
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     assert where_to_begin(made(tmp_path, adapter_name="sft")).endswith("checkpoint-2")
     assert "after step 2 of 4" in capsys.readouterr().out

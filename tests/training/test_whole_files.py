@@ -57,7 +57,7 @@ def test_what_cannot_be_moved_is_tried_again_and_never_thrown_away(tmp_path, how
     (tmp_path / "outputs").chmod(0o700)
     moved = how_long == "for a moment"
     assert (done.returncode == 0) == moved and ("nothing is lost: what was written is in" in done.stderr) != moved, done.stderr
-    assert (tmp_path / "outputs" / ("adapter" if moved else ".adapter.part") / "weights").read_text() == "trained"
+    assert (tmp_path / "outputs" / ("adapter" if moved else "adapter.part-of-course") / "weights").read_text() == "trained"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
