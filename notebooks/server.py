@@ -41,7 +41,8 @@ async def health():
 @app.exception_handler(RequestValidationError)
 async def refuse(request, error):  # one sentence; FastAPI's own answer would repeat the question
     fault = error.errors()[0]
-    return JSONResponse({"detail": f"{fault['loc'][-1]}: {fault['msg']}"}, status_code=422)
+    name = "a key" if fault["type"] == "extra_forbidden" else fault["loc"][-1]  # not the client's
+    return JSONResponse({"detail": f"{name}: {fault['msg']}"}, status_code=422)
 
 
 @app.post("/answer")
