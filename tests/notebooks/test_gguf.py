@@ -71,11 +71,14 @@ def test_the_sizes_are_those_of_the_bits(page):
 def test_template_and_end_are_in_each_file_and_another_one_is_noticed(page, capsys):
     run(page, "inside")
     assert capsys.readouterr().out.count("are ours") == 3
-    for name, value in (("chat_template", page["tokenizer"].chat_template + " "), ("eos_token", "<|endoftext|>")):
-        other = AutoTokenizer.from_pretrained(page["outputs"] / "merged")
-        setattr(other, name, value)
+    tokenizer, model = (kind.from_pretrained(page["outputs"] / "merged") for kind in (AutoTokenizer, AutoModelForCausalLM))
+    tokenizer.chat_template += " "
+    model.generation_config.eos_token_id = [0, 1]
+    for other in ({"tokenizer": tokenizer}, {"model": model}):
         with pytest.raises(AssertionError):
-            run(page | {"tokenizer": other}, "inside")
+            run(page | other, "inside")
+    model.generation_config.eos_token_id = [0, page["tokenizer"].eos_token_id]
+    run(page | {"model": model}, "inside")
 
 
 def test_a_tokenizer_from_the_file_writes_the_same_tokens(page):
