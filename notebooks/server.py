@@ -41,7 +41,7 @@ async def health():
 @app.exception_handler(RequestValidationError)
 async def refuse(request, error):  # one sentence; FastAPI's own answer would repeat the question
     fault = error.errors()[0]
-    name = "a key" if fault["type"] == "extra_forbidden" else fault["loc"][-1]  # not the client's
+    name = str(fault["loc"][-1])[:40]
     return JSONResponse({"detail": f"{name}: {fault['msg']}"}, status_code=422)
 
 
