@@ -68,6 +68,15 @@ def test_local_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+@every_notebook
+def test_each_exercise_without_a_check_has_its_paragraph(path):
+    exercises = prose(read(path)).partition("## Exercises\n")[2].partition("\n## Read on")[0]
+    without = set(re.findall(r"\*\*(\d)\. \[Without a check\]", exercises)) or set(re.findall(r"^(\d)\. ", exercises, re.MULTILINE))
+    told = (FOLDER / "open_exercises.md").read_text(encoding="utf-8")
+    section = told.partition(f"## {prose(read(path)).partition(chr(10))[0].removeprefix('# ')}\n")[2].partition("\n## ")[0]
+    assert without and set(re.findall(r"^(\d)\. \*\*", section, re.MULTILINE)) == without and "](open_exercises.md)" in exercises
+
+
 def test_the_readme_names_every_notebook():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
