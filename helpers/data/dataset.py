@@ -16,8 +16,7 @@ from helpers.data.wording import SEEN
 ROLES = ("system", "user", "assistant")
 RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
-PART = {"type", "text"}  # the keys of a part that are read
-SENTENCE = 3  # words; a text of more is one
+PART, SENTENCE = {"type", "text"}, 3  # the keys of a part that are read; a text of more words is a sentence
 SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
 
 
