@@ -86,14 +86,15 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
         raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
     kind = _model_class(adapter)
-    labels = _labels(adapter) if kind in CLASSIFIERS.values() else {}
+    classifies, what = kind in CLASSIFIERS.values(), "a causal language model" if kind == "AutoModelForCausalLM" else kind
+    labels = _labels(adapter) if classifies else {}
     try:
         model, loading = getattr(transformers, kind).from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True, **labels)
         model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
-        raise WrongUse(f"--base {base}: this can't be loaded as {'a causal language model' if kind.endswith('CausalLM') else kind} ({helpers.first_line(error):.300}); give its folder, or its "
-                       "name on the hub") from error
-    part = f"{model.base_model_prefix}." if kind in CLASSIFIERS.values() else ""  # the base of a classifier often has no head
+        raise WrongUse(f"--base {base}: this can't be loaded as {what} ({helpers.first_line(error):.300}); give its folder, or its name on "
+                       "the hub") from error
+    part = f"{model.base_model_prefix}." if classifies else ""  # the base of a classifier often has no head
     if lost := sorted(key for key in loading["missing_keys"] if key.startswith(part)):
         raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
     saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]

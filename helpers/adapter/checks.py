@@ -147,9 +147,11 @@ def _check_training(trainer, record: dict | None) -> list[Check]:
     if record is None:
         return [check(name, None, "no trainer, no record") for name in ("steps", "tokens with loss")]
     steps, tokens = record["steps"], record["supervised_tokens"]
-    counted = check("tokens with loss", None, "not examined: this training has no label for each token") if tokens is None else \
-        check("tokens with loss", tokens > 0, f"{tokens:,}, all epochs together")
-    return [check("steps", steps > 0, f"{steps:,} taken"), counted]
+    if tokens is None:
+        counted = None, "not examined: this training has no label for each token"
+    else:
+        counted = tokens > 0, f"{tokens:,}, all epochs together"
+    return [check("steps", steps > 0, f"{steps:,} taken"), check("tokens with loss", *counted)]
 
 
 def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: bool) -> list[Check]:
@@ -175,10 +177,12 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
     rounded = f" but for rounding ({' and '.join(formats)})" * (len(formats) > 1)
     measured = f"{same} of {total} matrices equal{rounded}, " \
                f"rank and alpha {'equal' if scaling else 'not examined: PEFT joins matrices of this file' if joined else 'different'}"
+    copied = scaling if whole and not lost else False
+    if converted:
+        copied, measured = None, "not examined: it was converted to another start when it was saved"
     return [check("file fits", fits, filled),
             check("active adapter", name in active or not whole, f'the saved one is "{name}", active is "{", ".join(active)}"'),
-            check("saved copy", None, "not examined: it was converted to another start when it was saved") if converted else
-            check("saved copy", scaling if whole and not lost else False, measured)]
+            check("saved copy", copied, measured)]
 
 
 def _scale(config, name: str, layer) -> float:

@@ -120,14 +120,19 @@ def _load(base, folder: Path, tensors: dict) -> PeftModel:
     with _in_one_sentence(failed), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
         changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
-        saved = {plain_name(name): tensor for name, tensor in tensors.items()}
-        grown = [len(saved[f"{name}.weight"]) for name, module in own.named_modules() if isinstance(module, torch.nn.Embedding)
-                 and len(saved.get(f"{name}.weight", ())) > module.num_embeddings]
-        if grown and hasattr(own, "resize_token_embeddings"):  # the training had new tokens
-            own.resize_token_embeddings(grown[0], mean_resizing=False)
+        _add_tokens(own, tensors)
         if settings := kept_settings(folder):
             own.generation_config = settings
         return PeftModel.from_pretrained(own, str(folder), torch_device="cpu")  # read there, then put where the base is
+
+
+def _add_tokens(model, tensors: dict) -> None:
+    """Give the model as many tokens as the adapter's file has rows for, where that holds a longer table."""
+    saved = {plain_name(name): tensor for name, tensor in tensors.items()}
+    rows = [len(saved[f"{name}.weight"]) for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)
+            and len(saved.get(f"{name}.weight", ())) > module.num_embeddings]
+    if rows and hasattr(model, "resize_token_embeddings"):
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
 
 
 @contextmanager

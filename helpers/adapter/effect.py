@@ -44,8 +44,9 @@ def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool
         return [check("finite logits", ok, f"scores {which} are no numbers"), *not_examined("the scores are no numbers")]
     answers = generate_answers(model, tokenizer, asked, NEW_TOKENS) if asked else []
     effect = _relative_difference(logits, logits_off)
-    rounded = all(only_magnitudes(layer, name) for layer in lora_layers(model).values() for name in holds(layer, model.active_adapters))
-    checks = [check("logits differ", effect > (ROUNDED if rounded else 1e-6) or (False if asked else None), f"by up to {effect:.2g} of the largest logit, with the adapter on and off"),
+    pairs = [(layer, name) for layer in lora_layers(model).values() for name in holds(layer, model.active_adapters)]
+    least = ROUNDED if all(only_magnitudes(*pair) for pair in pairs) else 1e-6
+    checks = [check("logits differ", effect > least or (False if asked else None), f"by up to {effect:.2g} of the largest logit, with the adapter on and off"),
               check("answers differ", None, f"not examined: {failure}") if failure else _check_answers(answers, before, logits, logits_off)]
     if not from_zero:
         checks = not_examined("with the adapter off, this is not the model as it was before")

@@ -34,6 +34,11 @@ def filled(value: object) -> bool:
     return False
 
 
+def part_name(part: dict) -> str:
+    """Return what a part of a content is called that is no text: its type, else the key that says what it is."""
+    return str(part.get("type") or next((key for key in part if key != "text"), type(part.get("text")).__name__))
+
+
 def key_of_chat(value: object) -> str | None:
     """Return under which key a list of turns is read: messages, or ShareGPT's conversations; None for anything else."""
     turns = value if isinstance(value, list) and all(isinstance(turn, dict) for turn in value) else []

@@ -72,12 +72,17 @@ def says_more(record: dict, columns: tuple[str, ...], key: str, meant: str = "")
         return False  # both once more, as a whole text to train on
     parts = _texts_in(key, value) if key in ASKED else strings(value)
     if key in ("history", "messages", "conversations"):
-        asked = texts_of(record, (columns[0], "input", "context") if len(columns) == 2 else columns)
-        before, answer, past = texts_of(record, ("system",) if key == "history" else ("system", "history")), texts_of(record, columns[1:]), list(map(folded, parts))
-        ways = [list(map(folded, [*before, *each, *answer])) for each in (asked, ["\n\n".join(asked)])]  # an input is a text of its own, or the end of the question
-        return bool(past) and not any(way[place:place + len(past)] == past for way in ways for place in range(len(way)))
+        return bool(parts) and not _is_copy(record, columns, key, list(map(folded, parts)))
     side = side_of(record, columns, key)
     return not all(held(part, side) for part in parts)
+
+
+def _is_copy(record: dict, columns: tuple[str, ...], key: str, turns: list[str]) -> bool:
+    """Say whether these turns stand in the conversation one after the other, an input as a turn of its own or as the end of the question."""
+    before = texts_of(record, ("system",) if key == "history" else ("system", "history"))
+    asked = texts_of(record, (columns[0], "input", "context") if len(columns) == 2 else columns)
+    ways = [list(map(folded, [*before, *each, *texts_of(record, columns[1:])])) for each in (asked, ["\n\n".join(asked)])]
+    return any(way[place:place + len(turns)] == turns for way in ways for place in range(len(way)))
 
 
 def side_of(record: dict, columns: tuple[str, ...], key: str) -> list[str]:

@@ -114,7 +114,7 @@ def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bo
         return not (isinstance(value, list) and right in IN_PAIRS)
     if right in ("messages", "conversations"):
         return bool(key_of_chat(value)) and says_more(record, columns, key, right)
-    return isinstance(value, str) and not held(value, side_of(record, columns, right)) or right not in IN_PAIRS and not isinstance(value, str)
+    return not held(value, side_of(record, columns, right)) if isinstance(value, str) else right not in IN_PAIRS
 
 
 def _slips(record: dict, columns: tuple[str, ...]) -> dict[str, str]:
@@ -131,7 +131,7 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")
-    elif filled(asked := record.get("chat_template_kwargs")) and (not isinstance(asked, dict) or {key: value for key, value in asked.items() if filled(value)} != THINKING_OFF):
+    elif _asks_for_another_template(record.get("chat_template_kwargs")):
         yield f'"chat_template_kwargs" asks for another template than training uses; write {json.dumps(THINKING_OFF)}, or remove it'
     elif not columns:
         yield NO_MESSAGES
@@ -151,6 +151,11 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         for key in [key for key in beside + sorted(others) if says_more(record, columns, key)]:
             yield f'the key {quoted(key)} stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
         yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
+
+
+def _asks_for_another_template(settings: object) -> bool:
+    asked = {key: value for key, value in settings.items() if filled(value)} if isinstance(settings, dict) else settings
+    return filled(asked) and asked != THINKING_OFF
 
 
 def _rows_in_one(record: dict, columns: tuple[str, ...]) -> int:

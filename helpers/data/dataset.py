@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.advice import FORM, MESSAGE, PART_TYPES, filled, key_of_chat, list_as_text
+from helpers.data.advice import FORM, MESSAGE, PART_TYPES, filled, key_of_chat, list_as_text, part_name
 from helpers.data.beside import LOST, folded, says_nothing, strings
 from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
@@ -170,7 +170,7 @@ def _fault_in_role(where: str, role: object) -> str | None:
 
 
 def _fault_in_text(where: str, role: str, text: object) -> str | None:
-    other = [str(part.get("type") or next((key for key in part if key != "text"), type(part.get("text")).__name__)) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
+    other = [part_name(part) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
     if other:
         return f"{where} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
     if not isinstance(text, str):

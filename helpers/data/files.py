@@ -9,7 +9,7 @@ import zlib
 from itertools import islice
 from pathlib import Path
 
-from helpers import at_home
+from helpers import at_home, is_folder
 from helpers.data.advice import SAME, key_of_chat
 from helpers.data.columns import HOLDERS
 
@@ -81,7 +81,7 @@ def _read(path: str | Path) -> bytes:
 
 
 def _why_unreadable(path: str | Path, error: Exception) -> str:
-    if isinstance(error, IsADirectoryError | PermissionError) and os.path.isdir(folder := at_home(path)):  # noqa: PTH112 (Path's raises where it may not look)
+    if isinstance(error, IsADirectoryError | PermissionError) and is_folder(folder := at_home(path)):
         found = sorted(file.name for file in folder.glob("*.jsonl"))[:3]
         return f"this is a folder; give the path of one file in it ({', '.join(found) or 'it holds no .jsonl file'})"
     if isinstance(error, PermissionError):
@@ -119,10 +119,10 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
         return "1: " + "; ".join(LIST) if one_list else len(first) == 1 and isinstance(whole, dict) and _columns_kind(path, whole) or None
     except (ValueError, RecursionError):
         json_like = [bool(re.match(rb'\{|\[\s*([{"\[\]]|$)', line)) and not HEADING.fullmatch(first[0]) for line in first]
-        blank = next(place for place, line in enumerate(lines) if line.strip())
-        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank, _is_utf8(b"\n".join(lines)))
+        blank, data = next(place for place, line in enumerate(lines) if line.strip()), b"\n".join(lines)
+        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank, _is_utf8(data))
         if table == TEXT and any(json_like):
-            return _long_kind(b"\n".join(lines).decode("utf-8", "replace"), first[0])
+            return _long_kind(data.decode("utf-8", "replace"), first[0])
         return table
 
 

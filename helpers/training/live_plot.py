@@ -75,8 +75,10 @@ class LossPlot(TrainerCallback):
             self._validation = self._validation or next((key for key in entry if key.startswith("eval_") and key.endswith("loss")), "")  # of several sets the first
             for name, key in (("train", "loss"), ("validation", self._validation), ("rate", "learning_rate")):
                 if key in entry:
-                    again = self.history[name] and self.history[name][-1][0] == entry["step"]
-                    self.history[name][len(self.history[name]) - bool(again):] = [(entry["step"], float(entry[key]))]
+                    line = self.history[name]
+                    if line and line[-1][0] == entry["step"]:
+                        line.pop()
+                    line.append((entry["step"], float(entry[key])))
         self._read_so_far = len(state.log_history)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -153,7 +155,7 @@ def draw(history: dict[str, list[tuple[int, float]]], max_steps: int, title: str
     loss.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     rate.set(xlabel="step", title="learning rate")
     for axes in (loss, rate):
-        axes.set(xlim=(0, max(max_steps, 1)), ylim=(min(0, axes.dataLim.ymin) if math.isfinite(axes.dataLim.ymin) else 0, None))
+        axes.set(xlim=(0, max(max_steps, 1)), ylim=(min(0, axes.dataLim.y0), None))
         axes.spines[["top", "right"]].set_visible(False)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure

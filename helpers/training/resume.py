@@ -45,15 +45,20 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     folder = Path(folder)
     if not _step(folder) or not folder.is_dir():
         return "there is no such folder" if _step(folder) else f"{folder.name} is not named checkpoint-NUMBER"
-    own = sorted({file.parent for name in ADAPTER for file in folder.glob(f"*/{name}")})  # an adapter with a name has a folder of its own
-    places = own if own and not any((folder / name).exists() for name in ADAPTER) else [folder]
-    for pattern, place in [*((name, place) for place in places for name in ADAPTER), *((name, folder) for name in NEEDED)]:
+    wanted = [(place, name) for place in _adapter_places(folder) for name in ADAPTER] + [(folder, name) for name in NEEDED]
+    for place, pattern in wanted:
         if not (files := sorted(place.glob(pattern))):
             return f"{pattern} is missing"
         if broken := next((file.name for file in files if not _readable(file)), None):
             return f"{broken} is not whole"
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")).get("global_step")
     return None if str(step) == _step(folder).group(1) else f"trainer_state.json is of step {step}"
+
+
+def _adapter_places(folder: Path) -> list[Path]:
+    """Return where the adapters of a checkpoint lie: in it, or, if they have names, each in a folder of its own."""
+    inside = sorted({file.parent for name in ADAPTER for file in folder.glob(f"*/{name}")})
+    return inside if inside and not any((folder / name).exists() for name in ADAPTER) else [folder]
 
 
 def _step(folder: Path) -> re.Match | None:
