@@ -20,6 +20,7 @@ EMPHASIS = re.compile(r"(?<!\w)_+|_+(?!\w)")  # Markdown's
 SPACED = re.compile(r"(?<=\d) (?=[%°€$£¥])|(?<=[€$£¥]) (?=\d)")
 TENS, ONES = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety", "one|two|three|four|five|six|seven|eight|nine"
 ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
+    (re.compile(r"(?<=\d)(?=(?:[ckm]?m[23]?|[km]?g|[cm]?l|[kmgt]b)\b)"), " "),  # 41m is 41 m
     (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5
     (re.compile(r"(\d\.\d+),(?=\d+\.\d)"), r"\1, "),  # two numbers
     (re.compile(r"(?<![\w.])\.(\d+)"), r"0_\1"),  # .5
@@ -51,7 +52,7 @@ def holds_phrase(text: str, phrase: str) -> bool:
     In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
     their endings, without spaces. Case, how much white space, Markdown's emphasis, signs that nobody sees, and how a character,
     a quotation mark or a thousand (1,000 or 1000) is written make no difference, but in a phrase that is indented, such as a
-    program, its lines do. 31 is not in 31.5, 5 not in -5, C not in C++, five not in thirty-five; 41 m and 41m are two.
+    program, its lines do. 31 is not in 31.5, 5 not in -5, C not in C++, five not in thirty-five. 41m is 41 m.
     """
     text, phrase = _alike(text, phrase)
     start, first, last = text.find(phrase), IN_WORD.match(phrase), IN_WORD.match(phrase[-1:])  # a sign, as in $5, may stand beside letters

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
 SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), the * operator: no punctuation
+    r"(?=[-*/%:^#!.'@&\s])(?:"  # where no sign begins, one look is enough
     r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
     r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)"
-    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b)")
+    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), **dict.fromkeys("’′", "'"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
@@ -84,9 +85,21 @@ def words(text: str) -> tuple[str, ...]:
     A text of nothing else is one word.
     """
     plain = HIDDEN.sub("", unicodedata.normalize("NFKC", text.translate(WRITTEN)).replace("\u2044", "/")).casefold()
-    signs = {place for match in SIGNS.finditer(plain) for place in range(*match.span(match.lastindex))}
-    kept = []
-    for place, char in enumerate(plain):
-        kind = unicodedata.category(char)
-        kept.append(char if kind in KEPT else f" {char} " if kind in SYMBOLS or place in signs else " ")
-    return tuple("".join(kept).split()) or (plain.strip(),)
+    parts, end = [], 0
+    for sign in SIGNS.finditer(plain):
+        start, stop = sign.span(sign.lastindex)
+        parts += plain[end:start].translate(AS_WORDS), " ", " ".join(plain[start:stop]), " "
+        end = stop
+    return tuple("".join([*parts, plain[end:].translate(AS_WORDS)]).split()) or (plain.strip(),)
+
+
+class _AsWords(dict):
+    """What a character of a text becomes in its words: itself, a word of its own, or the space between two; found once."""
+
+    def __missing__(self, code: int) -> str:
+        char, kind = chr(code), unicodedata.category(chr(code))
+        self[code] = char if kind in KEPT else f" {char} " if kind in SYMBOLS else " "
+        return self[code]
+
+
+AS_WORDS = _AsWords()
