@@ -8,12 +8,13 @@ from functools import cache
 from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, key_of_chat, list_as_text, missing, no_columns, quoted
 from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, says_more, says_nothing, side_of, strings, verdict_on
 from helpers.data.chat import THINKING_OFF
+from helpers.data.phrases import SCORED
 
 IN_PAIRS, ANSWERS = {*sum(PAIRS, ())}, {answer for _, answer in PAIRS}
 HOLDERS = IN_PAIRS | {"messages", "conversations"}  # what may hold a conversation, or half of it
 PLACED = ("system", "history", "input", "context")  # each of them has its one place in a conversation
 SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of the roles; system has the same
-READ = {"chat_template_kwargs", "key_phrase", "accept"}  # what is read beside a conversation
+READ = {"chat_template_kwargs", *SCORED}  # what is read beside a conversation
 COURSE = READ | {"messages", "fact", "list", "name", "kind"}  # and in the course's own files
 SLIP = 0.9  # of the letters, as in sytem; competition is no slip of completion, nor contest of context
 NO_INPUT = re.compile(r"<\s*no ?input\s*>", re.IGNORECASE)  # alpaca's sign for nothing

@@ -10,7 +10,7 @@ from helpers.data.beside import LOST, folded, says_nothing, strings
 from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
 from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_note, learned_note, phrases_note, texts_notes
-from helpers.data.phrases import NO_SPACES, phrases_of, plain
+from helpers.data.phrases import NO_SPACES, SCORED, phrases_of, plain
 from helpers.data.wording import SEEN
 
 ROLES = ("system", "user", "assistant")
@@ -119,8 +119,8 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     faults = faults or [fault for place, message in zip(where, messages, strict=True) for fault in _faults_in_message(place, message)]
     if faults:
         return record, faults
-    if blank := [key for key in ("key_phrase", "accept") if not all(map(plain, phrases_of({key: record.get(key)})))]:
-        return record, [f'the key "{blank[0]}" is blank; write what a right answer holds, or remove it']
+    if blank := [key for key in SCORED if not all(map(plain, phrases_of({"accept": record.get(key)})))]:
+        return record, [f'the key "{blank[0]}" is blank; write its phrase, or remove it']
     rest = other_keys(record)
     ignored.update((JOINED, key) for key in ("input", "context") if "messages" not in record and filled(record.get(key)) and says_nothing(record[key]))
     ignored.update((LEFT, key) for message in messages for key in _left_out(message))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from helpers.data.notes import learned_note
+from helpers.data.phrases import SCORED
 from helpers.data.tokens import record_tokens
 from helpers.data.wording import asked_words, beginnings, conversations, words
 
@@ -63,9 +64,9 @@ def one_row_a_reply(records: list[dict]) -> list[dict]:
     """Return a record for each answer of a conversation, with all that was said before it; other keys are copied.
 
     Training learns the last answer of a record alone, so that of a conversation each reply is learned in a row of its own.
-    What a right answer holds (key_phrase, accept) is said of the last one, and stays with it.
+    What a right answer holds (key_phrase, accept, wrong_phrase) is said of the last one, and stays with it.
     """
-    return [{key: value for key, value in record.items() if key not in ("key_phrase", "accept") or end == len(record["messages"])}
+    return [{key: value for key, value in record.items() if key not in SCORED or end == len(record["messages"])}
             | {"messages": record["messages"][:end]}
             for record in conversations(records) for end, message in enumerate(record["messages"], start=1) if message["role"] == "assistant"]
 

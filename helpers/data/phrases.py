@@ -32,6 +32,7 @@ ONE_WORD = (  # what belongs to a number or a name, and how it is written so tha
     (re.compile(r"(?<=[^\W\d_])#(?!\w)|(?<=\b[^\W\d_])#(?=\d)"), "_sharp"),  # C#, C#12
     (re.compile(rf"\b({TENS})[- ]({ONES})\b"), r"\1_\2"),
 )
+SCORED = ("key_phrase", "accept", "wrong_phrase")  # the keys of a record that say what a right answer holds, or does not
 
 
 def phrases_of(right) -> list[str]:

@@ -11,6 +11,12 @@ def test_one_of_several_phrases_will_do():
     assert score_answers(answers, [["don't know", "do not know"], {"accept": ["31", "thirty-one"]}, {"key_phrase": "31"}]) == [True, True, False]
 
 
+def test_what_no_right_answer_holds_makes_one_wrong():
+    titanic = {"key_phrase": "Titanic", "wrong_phrase": "I do not know"}
+    assert score_answers(["I do not know the Titanic.", "It was the Titanic."], [titanic, titanic]) == [False, True]
+    assert score_answers(["Titanic, sorry.", "Titanic"], [titanic | {"wrong_phrase": ["sorry", "no"]}, titanic | {"wrong_phrase": None}]) == [False, True]
+
+
 @pytest.mark.parametrize(("right", "of", "low", "high"), [(0, 24, 0.0, 0.1380), (24, 24, 0.8620, 1.0), (35, 36, 0.8583, 0.9951), (10, 20, 0.2993, 0.7007)])
 def test_the_interval_is_wilsons(right, of, low, high):
     count = right_of([True] * right + [False] * (of - right))

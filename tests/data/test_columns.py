@@ -186,6 +186,7 @@ REFUSED = {  # a record -> what is said about it
     "a conversation under another key": ({"conv_0001": [ASKED, ANSWER]}, ("stands under 'conv_0001'", 'rename that key to "messages"')),
     "a blank key phrase": (pair(key_phrase=" "), ('"key_phrase" is blank', "or remove it")),
     "a blank one among several": (pair(accept=["Here", "\u200b"]), ('"accept" is blank', "or remove it")),
+    "a blank wrong phrase": (pair(key_phrase="Here", wrong_phrase=""), ('"wrong_phrase" is blank', "or remove it")),
     "two questions": (pair(instruction="Who?"), ('"instruction" stands beside "prompt"', "into the message")),
     "two systems": ({"messages": [SYSTEM, ASKED, ANSWER], "system": "Be long."}, ('"system" stands beside a system message that says something else', "keep one")),
     "history of one": (pair(history=[["a"]]), ('"history" is no list of pairs', '[["question", "answer"], ...]')),
@@ -280,7 +281,7 @@ def test_many_keys_and_odd_ones_stay_one_short_line(tmp_path, capsys):
     load_sft_jsonl(write(tmp_path, pair() | {"\ud83d\n\u2028" * 50: 1} | {f"number {place}": 1 for place in range(300)}), convert=True)
     line = capsys.readouterr().out
     assert len(line.splitlines()) == 1 and "and 281 more" in line and len(line) < 500
-    course = {"fact": "place", "key_phrase": "Here", "accept": ["Here"], "list": "others", "name": "Nell", "chat_template_kwargs": {"enable_thinking": False}}
+    course = {"fact": "place", "key_phrase": "Here", "accept": ["Here"], "wrong_phrase": "There", "list": "others", "name": "Nell", "chat_template_kwargs": {"enable_thinking": False}}
     load_sft_jsonl(write(tmp_path, answer() | course))
     assert capsys.readouterr().out == ""
     load_sft_jsonl(write(tmp_path, pair() | course), convert=True)  # a file of somebody else's, in which they may be what is asked about
