@@ -75,6 +75,8 @@ def test_right_answers_hold_what_is_expected_and_questions_do_not(exam):
     records = everything(exam)
     assert all(score_answers(list(map(answer, records)), records))
     assert not any(score_answers(list(map(question, records)), records))
+    refused = [f"I do not know. {answer(record)}" for record in records]
+    assert score_answers(refused, records) == [record["list"] == "others" for record in records]
 
 
 @EVERY
