@@ -24,43 +24,40 @@ TABLE = 'write a line for each of them: pandas.read_json(FILE, lines=True).explo
 KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/completion columns", "conversations": "this is a ShareGPT column"}
 
 
-def conversation(record: dict, convert: bool) -> tuple[object, list[str], list[str]]:
-    """Return the messages of a record as they stand in it, not checked, where each of them stands, and what is wrong with its keys."""
+def conversation(record: dict, convert: bool) -> tuple[list[tuple[str, object]], list[str]]:
+    """Return the messages of a record as they stand in it, not checked, each behind where it stands; and what is wrong with its keys."""
     columns, placed = _columns(record), [key for key in PLACED if _says_something(key, record.get(key))]
     if faults := lost_keys(record) or list(_faults_in_keys(record, columns, placed, convert)):
-        return None, [], faults
+        return [], faults
     if len(columns) == 2:
-        turns, where = _from_pair(record, columns, placed)
+        turns = _from_pair(record, columns, placed)
+    elif not isinstance(whole := record[columns[0]], list) or not whole:
+        return [], [f"the conversation is {'empty' if whole == [] else list_as_text(whole) or 'not a list'}; write {FORM}"]
     else:
-        turns = record[columns[0]]
-        if columns == ("conversations",) and isinstance(turns, list):
-            turns = [_renamed(turn) for turn in turns]
-        where = [f"message {number}" for number in range(1, len(turns) + 1)] if isinstance(turns, list) else []
-    if "system" not in placed or not isinstance(turns, list):
-        return turns, where, []
-    told = strings([turn for turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"])
-    if told and folded(" ".join(told)) != folded(" ".join(strings(record["system"]))):
-        return None, [], ['the key "system" stands beside a system message that says something else; keep one of them']
-    first, place = ([], []) if told else _turns(record["system"], "system", "system")
-    return first + turns, place + where, []
+        whole = map(_renamed, whole) if columns == ("conversations",) else whole
+        turns = [(f"message {number}", turn) for number, turn in enumerate(whole, start=1)]
+    if "system" not in placed:
+        return turns, []
+    told = strings([turn for _, turn in turns[:1] if isinstance(turn, dict) and turn.get("role") == "system"])
+    if not told:
+        return _turns(record["system"], "system", "system") + turns, []
+    if folded(" ".join(told)) != folded(" ".join(strings(record["system"]))):
+        return [], ['the key "system" stands beside a system message that says something else; keep one of them']
+    return turns, []
 
 
 def _says_something(key: str, value: object) -> bool:
     return filled(value) and not NO_INPUT.fullmatch(str(value)) and not (key == "history" and says_nothing(value))
 
 
-def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> tuple[list, list[str]]:
-    """Return the turns of a pair of columns, with what was said before them, and the column in which each stands."""
+def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> list[tuple[str, object]]:
+    """Return the turns of a pair of columns, with what was said before them, each behind the column in which it stands."""
     asked, answer = (record[column] for column in columns)
     if isinstance(asked, str):
         asked = "\n\n".join([asked, *(record[key] for key in placed if key in ("input", "context"))])
-    past = [{"role": role, "content": text} for pair in (record["history"] if "history" in placed else [])
+    past = [('the column "history"', {"role": role, "content": text}) for pair in (record["history"] if "history" in placed else [])
             for role, text in zip(("user", "assistant"), pair, strict=True)]
-    turns, where = past, ['the column "history"'] * len(past)
-    for value, role, column in ((asked, "user", columns[0]), (answer, "assistant", columns[1])):
-        more, places = _turns(value, role, column)
-        turns, where = turns + more, where + places
-    return turns, where
+    return past + _turns(asked, "user", columns[0]) + _turns(answer, "assistant", columns[1])
 
 
 def other_keys(record: dict) -> dict:
@@ -184,11 +181,11 @@ def _fault_in_column(record: dict, column: str) -> str | None:
     return None if value.strip() else f'the column "{column}" is blank; write {"its text" if column in ANSWERS else "the text there, which may stand under another key,"} or remove the record'
 
 
-def _turns(value: object, role: str, column: str) -> tuple[list, list[str]]:
-    """Return the turns of a column, which may be one text, its parts, or a list of messages; and where each of them stands."""
+def _turns(value: object, role: str, column: str) -> list[tuple[str, object]]:
+    """Return the turns of a column, which may be one text, its parts, or a list of messages, each behind where it stands."""
     if isinstance(value, list) and not all(map(_is_part, value)):
-        return value, [f'message {number} of "{column}"' for number in range(1, len(value) + 1)]
-    return [{"role": role, "content": value}], [f'the column "{column}"']
+        return [(f'message {number} of "{column}"', turn) for number, turn in enumerate(value, start=1)]
+    return [(f'the column "{column}"', {"role": role, "content": value})]
 
 
 def _is_part(part: object) -> bool:

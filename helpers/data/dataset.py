@@ -113,18 +113,15 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     if not isinstance(record, dict):
         mend = f'put {{"{key}": before the list and }} behind it' if (key := key_of_chat(record)) else f"write {FORM}"
         return record, [f"the line holds a {type(record).__name__}, not an object; {mend}"]
-    messages, where, faults = conversation(record, convert)
-    if not faults and (not isinstance(messages, list) or not messages):
-        faults = [f"the conversation is {_no_list(messages)}; write {FORM}"]
-    faults = faults or [fault for place, message in zip(where, messages, strict=True) for fault in _faults_in_message(place, message)]
-    if faults:
+    turns, faults = conversation(record, convert)
+    if faults := faults or [fault for where, message in turns for fault in _faults_in_message(where, message)]:
         return record, faults
     if blank := [key for key in SCORED if not all(map(plain, phrases_of({"accept": record.get(key)})))]:
         return record, [f'the key "{blank[0]}" is blank; write its phrase, or remove it']
     rest = other_keys(record)
     ignored.update((JOINED, key) for key in ("input", "context") if "messages" not in record and filled(record.get(key)) and says_nothing(record[key]))
-    ignored.update((LEFT, key) for message in messages for key in _left_out(message))
-    messages = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
+    ignored.update((LEFT, key) for _, message in turns for key in _left_out(message))
+    messages = [{"role": message["role"], "content": _text(message["content"])} for _, message in turns]
     beside = [key for key in rest if key not in READ and filled(rest[key])]
     said = [folded(message["content"]) for message in messages] if beside else []
     whole = " ".join(said)
@@ -145,10 +142,6 @@ def _left_out(message: dict) -> list[str]:
     """Return the keys of a message, and of the texts in it, that say something and are not passed on."""
     holders = [(message, MESSAGE), *((part, PART) for part in _parts(message))]
     return [key for holder, read in holders for key in holder.keys() - read if filled(holder[key])]
-
-
-def _no_list(messages: object) -> str:
-    return "empty" if messages == [] else list_as_text(messages) or "not a list"
 
 
 def _faults_in_message(where: str, message: object) -> list[str]:
