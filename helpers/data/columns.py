@@ -77,13 +77,13 @@ def _columns(record: dict) -> tuple[str, ...]:
 
 @cache
 def _meant(key: str) -> str | None:
-    """Return the key with a meaning that an unknown key is a misspelling of; None for any other key.
+    """Return the key with a meaning that a key is another spelling of, or of LOST the key itself; None for any other key.
 
     A word or a number more, as in conversation_id or response2, makes another key of it.
     """
-    if (plain := key.strip().casefold()) in PLACED and key != plain:
+    if (plain := key.strip().casefold()) in LOST or plain in PLACED and key != plain:
         return plain
-    if key in KNOWN and KNOWN[key] == key or key in COURSE or key in ("content", "function") or key[-1:].isdigit() or any(plain in names for names in SAME):
+    if KNOWN.get(key) == key or key in COURSE or key in ("content", "function") or key[-1:].isdigit() or any(plain in names for names in SAME):
         return None
     near = get_close_matches(plain, KNOWN, 1, cutoff=0.85)
     slip = near and (sorted(plain) == sorted(near[0]) or SequenceMatcher(None, near[0], plain).ratio() >= SLIP and (plain != f"{near[0]}s" or near[0] in HOLDERS | LOST.keys()))
@@ -96,9 +96,8 @@ def _word_count(key: str) -> int:
 
 def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
     """Return a fault for the keys of a record, or of a message in it, whose meaning training would lose; role: whose message it is."""
-    meant = {key: plain if (plain := key.strip().casefold()) in LOST else _meant(key) for key in sorted(holder)}
-    lost = {key: LOST[right] for key, right in meant.items()
-            if right in LOST and (where or right not in IN_MESSAGES) and carries(right, holder[key], role)}
+    lost = {key: LOST[right] for key in sorted(holder)
+            if (right := _meant(key)) in LOST and (where or right not in IN_MESSAGES) and carries(right, holder[key], role)}
     return [f"the meaning of {' and '.join(quoted(key) for key in lost if lost[key] == mend)}{where} would be lost; {mend}"
             for mend in dict.fromkeys(lost.values())]
 
@@ -106,6 +105,8 @@ def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
 def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bool:
     """Say whether a key may stand for the one that is read: half of a conversation, or something of that form that the whole one does not hold."""
     value = record[key]
+    if right in LOST or not filled(value):
+        return False
     if len(columns) != 2 and key.strip().casefold() in PLACED:
         return False
     if not columns or not all(filled(record.get(column)) for column in columns):
@@ -115,16 +116,10 @@ def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bo
     return not held(value, side_of(record, columns, right)) if isinstance(value, str) else right not in IN_PAIRS
 
 
-def _slips(record: dict, columns: tuple[str, ...]) -> dict[str, str]:
-    """Return the keys that may stand for others, each with the one that is read."""
-    meant = {key: _meant(key) for key, value in record.items() if filled(value)}
-    return {key: right for key, right in meant.items() if right and right not in LOST and _is_slip(record, columns, key, right)}
-
-
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
     if not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
-    elif slips := _slips(record, columns):
+    elif slips := {key: right for key in record if (right := _meant(key)) and _is_slip(record, columns, key, right)}:
         yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in slips.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
