@@ -49,25 +49,22 @@ def list_as_text(value: object, answer: bool = False) -> str:
     """Return what a text is that holds turns (of an answer: the assistant's alone), and what reads it; "" for any other text."""
     if not isinstance(value, str) or len(value) > LONGEST_TEXT or not TURNS.match(value):
         return ""
-    forms = {value: "", f"[{value}]": ", once there are brackets around it,"} if value.lstrip()[0] == "{" else {value: ""}
-    forms |= {UNDIVIDED.sub("}, {", form): ", once there are commas between the turns," for form in forms if UNDIVIDED.search(form)}
-    for form, first in forms.items():
-        if written := _turns_as_text(form, first, answer):
-            return written
-    return ""
-
-
-def _turns_as_text(value: str, first: str, answer: bool) -> str:
-    for reads, read in ((f"json.loads{first}", json.loads), (f"ast.literal_eval{first}", ast.literal_eval)):
+    form, first = value, ""
+    if value.lstrip()[0] == "{":
+        form, first = f"[{value}]", ", once there are brackets around it,"
+    if UNDIVIDED.search(form):
+        form, first = UNDIVIDED.sub("}, {", form), ", once there are commas between the turns,"
+    for name, read in (("json.loads", json.loads), ("ast.literal_eval", ast.literal_eval)):
         try:
             with warnings.catch_warnings(action="ignore"):  # of Python's own about what stands in the text
-                turns = read(value)
-            if isinstance(turns, list) and turns and all(isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] in PART_TYPES for part in turns):
-                return f"a list of parts written as a text ({reads} reads it)"
-            speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
-            return f"{'turns' if first else 'a list'} written as a text ({reads} reads it)" if speakers <= set(SPEAKERS) and (not answer or speakers <= set(ANSWERERS)) else ""
+                turns = read(form)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
+        if all(isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] in PART_TYPES for part in turns):
+            return f"a list of parts written as a text ({name}{first} reads it)"
+        speakers = {str(turn.get("role", turn.get("from"))).casefold() for turn in turns} if key_of_chat(turns) else {""}
+        known = speakers <= set(ANSWERERS if answer else SPEAKERS)
+        return f"{'turns' if first else 'a list'} written as a text ({name}{first} reads it)" if known else ""
     return ""
 
 
