@@ -119,11 +119,12 @@ def _text_kind(path: str | Path, lines: list[bytes]) -> str | None:
         return "1: " + "; ".join(LIST) if one_list else len(first) == 1 and isinstance(whole, dict) and _columns_kind(path, whole) or None
     except (ValueError, RecursionError):
         json_like = [bool(re.match(rb'\{|\[\s*([{"\[\]]|$)', line)) and not HEADING.fullmatch(first[0]) for line in first]
-        blank, data = next(place for place, line in enumerate(lines) if line.strip()), b"\n".join(lines)
-        table = TEXT if json_like[0] else _table_kind(path, [line.decode("utf-8", "replace").rstrip("\r\n") for line in top], blank, _is_utf8(data))
-        if table == TEXT and any(json_like):
-            return _long_kind(data.decode("utf-8", "replace"), first[0])
-        return table
+        data, table = b"\n".join(lines), TEXT
+        if not json_like[0]:
+            blank = next(place for place, line in enumerate(lines) if line.strip())
+            shown = [line.decode("utf-8", "replace").rstrip("\r\n") for line in top]
+            table = _table_kind(path, shown, blank, utf8=data.decode("utf-8", "ignore").encode() == data)
+        return _long_kind(data.decode("utf-8", "replace"), first[0]) if table == TEXT and any(json_like) else table
 
 
 def _columns_kind(path: str | Path, table: dict) -> str | None:
@@ -133,14 +134,6 @@ def _columns_kind(path: str | Path, table: dict) -> str | None:
     if not form and parts and all(isinstance(part, dict) and part for part in parts):
         form = "columns" if all(key.isdecimal() for part in parts for key in part) else "index" if all(key.isdecimal() for key in table) else None
     return f'1: this is one table as pandas writes it (orient="{form}"); {_with_pandas("json", path, f", orient={form!r}, dtype=False, convert_dates=False")}' if form else None
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _table_kind(path: str | Path, lines: list[str], blank: int, utf8: bool) -> str:
@@ -175,11 +168,7 @@ def _lines_above_names(lines: list[str], separator: str) -> int | None:
     above = int(widths != {1} and bool(rows) and rows[0][0] != "" and not any(rows[0][1:]))
     if len(widths) != 1 or len(rows) < above + 2 or widths == {1} and (separator != "," or rows[0][0] not in HOLDERS):
         return None
-    names = rows[above]
-    if len(names) > 2 and not names[0]:  # the numbers of the rows
-        names = names[1:]
-    while names and not names[-1]:  # columns that a spreadsheet left over
-        names = names[:-1]
+    names = [name for name in rows[above] if name]  # the rows' numbers have none, nor have columns that a spreadsheet left over
     named = (len(names) > 1 or widths == {1}) and all(re.fullmatch(r"[^\s{}\[\]][^{}]*", name) for name in names)
     return above if named and len(set(names)) == len(names) else None
 
