@@ -2,6 +2,8 @@
 import math
 import random
 import statistics
+from collections import Counter
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -47,17 +49,15 @@ def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     shared, begun = networkx.Graph(), beginnings(records)
     shared.add_nodes_from(range(len(records)))
     asked = asked_words(records)
-    whole, goes_on = {places[-1] for places in begun}, {}
-    for places in begun:
-        for place, after in zip(places, places[1:], strict=False):
-            goes_on.setdefault(place, set()).add(after)
+    whole = {places[-1] for places in begun}
+    goes_on = Counter(place for place, _ in {step for places in begun for step in pairwise(places)})
     for place, record in enumerate(records):
         shared.add_edge(place, ("question", asked[place]))
         if by == "answer":
             shared.add_edge(place, ("answer", words(record["messages"][-1]["content"])))
-        shared.add_edges_from((place, ("begins", start)) for start in begun[place] if start in whole and len(goes_on.get(start, ())) <= GREETING)
-    groups = (sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
-    return sorted(groups)
+        starts = [start for start in begun[place] if start in whole and goes_on[start] <= GREETING]
+        shared.add_edges_from((place, ("begins", start)) for start in starts)
+    return sorted(sorted(node for node in group if isinstance(node, int)) for group in networkx.connected_components(shared))
 
 
 def one_row_a_reply(records: list[dict]) -> list[dict]:
@@ -82,17 +82,14 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
         raise ValueError(f"share is {share!r:.40}; give a part of the records, a number above 0 and below 1")
     records = conversations(records)
     groups = fact_groups(records, by)
-    if len(records) < FEWEST_RECORDS or len(groups) < FEWEST_GROUPS:
-        return Split(records, [], " ".join(filter(None, (_too_few(records, len(groups), by), learned_note(records)))))
+    if why := _why_none(records, groups, by):
+        return Split(records, [], " ".join(filter(None, (why, learned_note(records)))))
     random.Random(int(seed) if isinstance(seed, Integral) else seed).shuffle(groups)
-    wanted, chosen, smallest = min(round(share * len(records)), MOST_HELD_OUT), [], min(groups, key=len)
+    wanted, chosen = min(round(share * len(records)), MOST_HELD_OUT), []
     for group in groups:
         if sum(map(len, chosen)) + len(group) <= wanted and len(chosen) < len(groups) - 1:  # one is left to train on
             chosen.append(group)
-    if not chosen and len(smallest) > MOST_HELD_OUT:
-        return Split(records, [], f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {len(smallest):,} records, "
-                                  f"and at most {MOST_HELD_OUT} are held out, so nothing is: {LABELS}.")
-    chosen = chosen or [smallest]
+    chosen = chosen or [min(groups, key=len)]
     places = {place for group in chosen for place in group}
     train = [record for place, record in enumerate(records) if place not in places]
     heldout = [records[place] for place in sorted(places)]
@@ -101,23 +98,28 @@ def suggest_split(records: list[dict], share: float = 0.2, seed: int = 0, by: st
     return Split(train, heldout, " ".join(filter(None, (note, _labels_note(heldout) if by == "answer" else "", learned_note(records)))))
 
 
-def _labels_note(heldout: list[dict]) -> str:
-    """Say how many held-out answers belong to several questions: such a fact, or label, is never seen in training."""
-    questions: dict = {}
-    for record, asked in zip(heldout, asked_words(heldout), strict=True):
-        questions.setdefault(words(record["messages"][-1]["content"]), set()).add(asked)
-    several = sum(len(each) > 1 for each in questions.values())
-    return f"Held-out answers that belong to several questions, and are trained on in no wording: {several}; {LABELS}." if several else ""
-
-
-def _too_few(records: list[dict], groups: int, by: str) -> str:
+def _why_none(records: list[dict], groups: list[list[int]], by: str) -> str:
+    """Say why nothing can be held out; "" where a part can."""
     if len(records) < FEWEST_RECORDS:
         return (f"{len(records)} records are too few to hold any out: train on all, and write questions of your own "
                 f"for a test; from {FEWEST_RECORDS} records on a part can be held out.")
-    helps = by == "answer" and len(fact_groups(records, "question")) >= FEWEST_GROUPS
-    mend = LABELS if helps else "write more that differ"
-    return (f"A group is what shares {SHARED[by]}, and {len(records)} records make only {groups} of them, so nothing "
-            f"is held out: {mend}.")
+    if len(groups) < FEWEST_GROUPS:
+        helps = by == "answer" and len(fact_groups(records, "question")) >= FEWEST_GROUPS
+        return (f"A group is what shares {SHARED[by]}, and {len(records)} records make only {len(groups)} of them, so nothing "
+                f"is held out: {LABELS if helps else 'write more that differ'}.")
+    smallest = min(map(len, groups))
+    if smallest > MOST_HELD_OUT:
+        return (f"The smallest of {len(groups)} groups, which share {SHARED[by]}, has {smallest:,} records, "
+                f"and at most {MOST_HELD_OUT} are held out, so nothing is: {LABELS}.")
+    return ""
+
+
+def _labels_note(heldout: list[dict]) -> str:
+    """Say how many held-out answers belong to several questions: such a fact, or label, is never seen in training."""
+    answers = [words(record["messages"][-1]["content"]) for record in heldout]
+    different = set(zip(answers, asked_words(heldout), strict=True))
+    several = sum(questions > 1 for questions in Counter(answer for answer, _ in different).values())
+    return f"Held-out answers that belong to several questions, and are trained on in no wording: {several}; {LABELS}." if several else ""
 
 
 def suggest_settings(records: list[dict], tokenizer, model, heldout: list[dict] | None = None) -> pd.DataFrame:
