@@ -35,17 +35,17 @@ def token_kinds(tokenizer, ids: list[int], labels: list[int] | None = None, atte
     ids, labels and attention_mask have the same length; a label of -100 carries no loss. Tokens from position cut_from on are cut off.
     """
     special = set(tokenizer.all_special_ids)
-    return [_kind(tokenizer, special, token, position, labels, attention_mask, cut_from) for position, token in enumerate(ids)]
 
+    def kind(position: int, token: int) -> str:
+        if attention_mask is not None and not attention_mask[position]:
+            return "padding"
+        if cut_from is not None and position >= cut_from:
+            return "cut off"
+        if labels is not None and labels[position] != IGNORED:
+            return "EOS" if token == tokenizer.eos_token_id else "supervised"
+        return "special" if token in special else "text" if labels is None else "prompt"
 
-def _kind(tokenizer, special, token, position, labels, attention_mask, cut_from) -> str:
-    if attention_mask is not None and not attention_mask[position]:
-        return "padding"
-    if cut_from is not None and position >= cut_from:
-        return "cut off"
-    if labels is not None and labels[position] != IGNORED:
-        return "EOS" if token == tokenizer.eos_token_id else "supervised"
-    return "special" if token in special else "text" if labels is None else "prompt"
+    return [kind(position, token) for position, token in enumerate(ids)]
 
 
 def token_groups(tokenizer, ids: list[int]) -> list[tuple[int, int, str]]:
