@@ -1,6 +1,7 @@
 """Trace a trainer's tokenized rows back to the records that they were made from, and look at their labels."""
 from bisect import bisect_left
 from collections.abc import Iterable
+from os.path import commonprefix
 
 from helpers.data.chat import encode_chat
 from helpers.data.wording import beginnings, conversations, reply_places
@@ -102,7 +103,7 @@ def _trace(trainer, messages: list[dict], template_kwargs: dict, limit: int | No
     prompt = encode_chat(trainer.processing_class, messages[:-1], add_generation_prompt=True)["input_ids"]
     template = getattr(trainer, "chat_template", None)  # TRL trains some models with a mended template of its own
     whole = encode_chat(trainer.processing_class, messages, template_kwargs, chat_template=template)["input_ids"]
-    start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+    start = len(commonprefix([prompt, whole]))
     eos = trainer.processing_class.eos_token_id
     end = max((place + 1 for place in range(start, len(whole)) if whole[place] == eos), default=len(whole))
     lost = "" if limit is None or limit >= end else "part" if limit > start else "whole"
