@@ -26,6 +26,7 @@ BLANK = "\ue000"  # stands for a message's text; a character that nobody writes
 SPLIT = " (a small number: the character takes so many tokens)"
 CHIP = ("display:inline-block;margin:1px;padding:0 3px;border:{border} {colour};border-radius:4px;background:{colour}22;"
         "font-family:monospace;font-weight:{weight};white-space:pre;line-height:1.5")
+STYLES = {kind: CHIP.format(colour=colour, border=border, weight=weight) for kind, (colour, border, weight) in KINDS.items()}
 
 
 def token_kinds(tokenizer, ids: list[int], labels: list[int] | None = None, attention_mask: list[int] | None = None,
@@ -86,7 +87,7 @@ def show_tokens(tokenizer, ids_or_text, labels=None, attention_mask=None, cut_fr
     groups = token_groups(tokenizer, ids)
     chips = [_chip(text, ids[start:end], kinds[end - 1], notes[end - 1]) for start, end, text in groups]
     counts = Counter(kinds)
-    legend = " ".join(f'<span style="{_style(kind)}">{kind}: {counts[kind]}</span>' for kind in KINDS if counts[kind])
+    legend = " ".join(f'<span style="{STYLES[kind]}">{kind}: {counts[kind]}</span>' for kind in KINDS if counts[kind])
     total = f"<b>{len(ids)} tokens</b>" + (SPLIT if len(groups) < len(ids) else "")
     return HTML(f'<div style="margin-bottom:6px">{legend} {total}</div><div>{"".join(chips)}</div>')
 
@@ -174,11 +175,6 @@ def _as_list(values):
     return values.tolist() if hasattr(values, "tolist") else values
 
 
-def _style(kind: str) -> str:
-    colour, border, weight = KINDS[kind]
-    return CHIP.format(colour=colour, border=border, weight=weight)
-
-
 def _chip(text: str, ids: list[int], kind: str, note: str) -> str:
     shown = html.escape(text.replace("\n", "↵").replace("\t", "⇥")) + (f"<sub>{len(ids)}</sub>" if len(ids) > 1 else "")
-    return f'<span style="{_style(kind)}" title="{html.escape(note)}, id {", ".join(map(str, ids))}">{shown}</span>' + ("<br>" if "\n" in text else "")
+    return f'<span style="{STYLES[kind]}" title="{html.escape(note)}, id {", ".join(map(str, ids))}">{shown}</span>' + ("<br>" if "\n" in text else "")
