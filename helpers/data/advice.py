@@ -12,8 +12,11 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
         ("completion", "output", "response", "answer", "reply", "solution", "target", "targets", "assistant"))  # other names of its answer
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
-ANSWERERS = ("assistant", "gpt", "model")  # who answers, by all names
-SPEAKERS = ("system", "user", "human", "developer", "tool", "function", *ANSWERERS)
+ROLES = ("system", "user", "assistant")
+RIGHT_ROLE = {"developer": "system", "human": "user", **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), "assistant")}
+TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
+ANSWERERS = ("assistant", *(name for name, role in RIGHT_ROLE.items() if role == "assistant"))
+SPEAKERS = (*ROLES, *RIGHT_ROLE, *TOOLS)
 NUMBERED = re.compile(r"(?i)(?:response|answer|output|completion)[ _]?\d|(?:response|output|completion|conversation)[ _]?[ab]")
 TURNS = re.compile(r"""\s*\[?\s*\{\s*['"]\w+['"]\s*:""")
 UNDIVIDED = re.compile(r"\}[^\S\n]*\n\s*\{")  # two turns as NumPy writes a list of them, with no comma between

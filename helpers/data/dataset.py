@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.advice import FORM, MESSAGE, PART_TYPES, filled, key_of_chat, list_as_text, part_name
+from helpers.data.advice import FORM, MESSAGE, PART_TYPES, RIGHT_ROLE, ROLES, TOOLS, filled, key_of_chat, list_as_text, part_name
 from helpers.data.beside import LOST, folded, says_nothing, strings
 from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
@@ -13,9 +13,6 @@ from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_
 from helpers.data.phrases import NO_SPACES, SCORED, phrases_of, plain
 from helpers.data.wording import SEEN
 
-ROLES = ("system", "user", "assistant")
-RIGHT_ROLE = {"developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
-TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 PART, SENTENCE = {"type", "text"}, 3  # the keys of a part that are read; a text of more words is a sentence
 SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
 
