@@ -160,9 +160,10 @@ def _fault_in_role(where: str, role: object) -> str | None:
 
 
 def _fault_in_text(where: str, role: str, text: object) -> str | None:
-    other = [part_name(part) for part in text if isinstance(part, dict) and not _is_text(part)] if isinstance(text, list) else []
-    if other:
-        return f"{where} holds a part that is no text ({repr(other[0])[1:-1]:.40}); {_mend_of_part(other[0])}"
+    if isinstance(text, list) and (other := [part for part in text if isinstance(part, dict) and not _is_text(part)]):
+        kind = part_name(other[0])
+        lost = "thinking" if re.search("think|reason", kind) else "tools" if re.search("tool|function|call", kind) else "images"
+        return f"{where} holds a part that is no text ({repr(kind)[1:-1]:.40}); {LOST[lost]}"
     if not isinstance(text, str):
         return f"the content of {where} is {json.dumps(text)[:40]}, not text; write text in quotation marks"
     if not SEEN.search(text) and not (role == "system" and text == ""):  # an empty one keeps the template's own away
@@ -176,26 +177,24 @@ def _fault_in_text(where: str, role: str, text: object) -> str | None:
     return None
 
 
-def _mend_of_part(kind: str) -> str:
-    return LOST["thinking" if re.search("think|reason", kind) else "tools" if re.search("tool|function|call", kind) else "images"]
-
-
 def _parts(message: dict) -> list[dict]:
     """Return the parts of a content that are text, if it is a list of parts."""
-    parts = message["content"] if isinstance(message["content"], list) else []
-    return [part for part in parts if isinstance(part, dict) and _is_text(part)]
+    return list(filter(_is_text, message["content"])) if isinstance(message["content"], list) else []
 
 
-def _is_text(part: dict) -> bool:
+def _is_text(part: object) -> bool:
     """Say whether a part is text; one that holds nothing but texts need not say so."""
-    return part.get("type") in PART_TYPES or not part.get("type") and "text" in part and all(isinstance(value, str | None) for value in part.values())
+    if not isinstance(part, dict):
+        return False
+    if part.get("type"):
+        return part["type"] in PART_TYPES
+    return "text" in part and all(isinstance(value, str | None) for value in part.values())
 
 
 def _text(content: object) -> object:
     """Join the parts of a content, if all of them are texts."""
-    parts = content if isinstance(content, list) and content else [None]
-    if all(isinstance(part, dict) and _is_text(part) and isinstance(part.get("text"), str) for part in parts):
-        return "\n".join(part["text"] for part in parts)
+    if isinstance(content, list) and content and all(_is_text(part) and isinstance(part.get("text"), str) for part in content):
+        return "\n".join(part["text"] for part in content)
     return content
 
 
