@@ -73,8 +73,8 @@ def list_as_text(value: object, answer: bool = False) -> str:
 
 def no_columns(record: dict) -> str:
     """Say what is wrong with a record in which no key holds a conversation, or half of one."""
-    answers = [key for name in SAME[1] for key in [_named(record, (name,))] if key]
-    asked, chats = _named(record, SAME[0]), {key: right for key, value in record.items() if (right := key_of_chat(value))}
+    asked, answers = next(iter(_named(record, SAME[0])), None), _named(record, SAME[1])
+    chats = {key: right for key, value in record.items() if (right := key_of_chat(value))}
     if asked and answers and str(record[answers[0]]).strip().casefold() in VERDICTS and asked.casefold() == "text":
         return f'"{answers[0]}" is a verdict on the text ({record[answers[0]].strip()}), not an answer to it; write a question and its answer: {FORM}'
     if several := candidates(record):
@@ -123,14 +123,14 @@ def missing(record: dict, column: str) -> str:
         return f"a tree of replies stands in the record; follow one branch of it, and write its turns as messages: {FORM}"
     if several := column in SAME[1] and candidates(record):
         return f'{several}; choose one, write it under "{column}", and remove the others'
-    other = next((_named(record, names) for names in SAME if column in names), None)
+    other = next((key for names in SAME if column in names for key in _named(record, names)), None)
     mend = f"rename {quoted(other)} to it" if other else "a question needs an answer, and an answer its question"
     if other and isinstance(record[other], list):
         mend = f'rename {quoted(other)} to "{PAIRS[0][column in SAME[1]]}" and its partner to "{PAIRS[0][column in SAME[0]]}"'
     return f'the column "{column}" is missing; {mend}'
 
 
-def _named(record: dict, names: tuple[str, ...]) -> str | None:
-    """Return the key of the record that has one of these names, however it is written."""
+def _named(record: dict, names: tuple[str, ...]) -> list[str]:
+    """Return the keys of the record that have one of these names, however they are written, in the order of the names."""
     keys = {key.strip().casefold(): key for key in reversed(record)}
-    return next((keys[name] for name in names if name in keys), None)
+    return [keys[name] for name in names if name in keys]
