@@ -17,15 +17,12 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
     (("images", "image", "image_url", "audio", "audios", "video", "videos"),
      "the model reads text only: remove the record, or the key if its text does without"),
 ) for key in keys}
-OFF = ("false", "off", "0")  # of what can be switched
 NOTHING = ("[]", "{}", "null", "none", "nan")  # an empty value, where a program wrote it as text
 MASKS = ("mask", "masked")  # whether a message is not learned
 LEARNED = ("weight", "weights", "loss", "train", "training", "loss_mask", *MASKS)  # and how much it is, or whether
 JUDGED = {"answer": VERDICTS, **dict.fromkeys(("accept", "label", "kto_tag"), ("true", "false"))}  # a CSV makes texts of them
-LONG = 100  # characters
 WORDS = {"true": ("true", "yes"), "false": ("false", "no")}  # in which an answer says the same
 CHOICES = ("choices", "options")
-CALLS = ("tools", "functions")  # plain texts under one of these are names or tags
 ASKED = ("question", "query", "text", "message", "problem", "definition", "inputs", *BESIDE)  # beside a pair one of these would belong to what is asked
 ADDRESS, IN_CODE = re.compile(r"\w+://\S+(?: \S+)?"), re.compile(r"[\w.:/-]+")
 
@@ -34,11 +31,11 @@ def carries(key: str, value: object, role: object = None) -> bool:
     """Say whether a key of LOST means with this value what it is there for; role: whose message it is of, None for a record."""
     if says_nothing(value):
         return False
-    if key in CALLS:
+    if key in ("tools", "functions"):  # plain texts are names or tags
         return "{" in str(value)
     if key in LEARNED:
         return not _as_trained(key, value, role)
-    return key in PREFERENCES or str(value).strip().casefold() not in OFF
+    return key in PREFERENCES or str(value).strip().casefold() not in ("false", "off", "0")  # what can be switched
 
 
 def says_nothing(value: object) -> bool:
@@ -111,7 +108,7 @@ def strings(value: object) -> list[str]:
 
 def held(text: str, texts: list[str]) -> bool:
     """Say whether one of the texts holds this one, as whole words or but for its white space."""
-    if len(text) > LONG:  # no word of another hides so much
+    if len(text) > 100:  # characters: no word of another hides so much
         return any(folded(text) in folded(each) for each in texts)
     return any(holds_phrase(each, text) for each in texts)
 
