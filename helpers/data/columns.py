@@ -105,9 +105,7 @@ def lost_keys(holder: dict, where: str = "", role: object = None) -> list[str]:
 def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bool:
     """Say whether a key may stand for the one that is read: half of a conversation, or something of that form that the whole one does not hold."""
     value = record[key]
-    if right in LOST or not filled(value):
-        return False
-    if len(columns) != 2 and key.strip().casefold() in PLACED:
+    if right in LOST or not filled(value) or len(columns) != 2 and key.strip().casefold() in PLACED:
         return False
     if not columns or not all(filled(record.get(column)) for column in columns):
         return not (isinstance(value, list) and right in IN_PAIRS)
@@ -130,7 +128,7 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         yield NO_MESSAGES
     elif lacking := [column for column in columns if column not in record]:
         yield missing(record, lacking[0])
-    elif len(columns) == 2 and (rows := _rows_in_one(record, columns)) > 1:
+    elif len(columns) == 2 and 1 < (rows := _texts_alone(record[columns[0]])) == _texts_alone(record[columns[1]]):
         lists = [key for key, value in record.items() if isinstance(value, list) and len(value) == rows]
         yield f"the record is a whole table, each column a list of {rows} values; {TABLE.format(json.dumps(lists))}"
     elif not convert and columns != ("messages",):
@@ -143,7 +141,8 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
         others = [key for key in record if key not in columns and key.strip().casefold() in beside_it]
         for key in [key for key in beside + sorted(others) if says_more(record, columns, key)]:
             yield f'the key {quoted(key)} stands beside "{columns[0]}"; write its text into the message that it belongs to, and remove the key'
-        yield from filter(None, (_fault_in_column(record, key) for key in (*columns, *placed) if key not in ("messages", "conversations")))
+        faults = {key: _fault_in_column(key, record[key]) for key in ([*columns, *placed] if len(columns) == 2 else placed)}
+        yield from (f'the column "{key}" {fault}' for key, fault in faults.items() if fault)
 
 
 def _asks_for_another_template(settings: object) -> bool:
@@ -151,29 +150,28 @@ def _asks_for_another_template(settings: object) -> bool:
     return filled(asked) and asked != THINKING_OFF
 
 
-def _rows_in_one(record: dict, columns: tuple[str, ...]) -> int:
-    """Return how many records stand in one whose columns are lists of texts, 0 for any other."""
-    asked, answers = (record[column] for column in columns)
-    lists = all(isinstance(value, list) and value and all(isinstance(each, str) for each in value) for value in (asked, answers))
-    return len(asked) if lists and len(asked) == len(answers) else 0
+def _texts_alone(value: object) -> int:
+    """Return how many texts a list holds, 0 for one that holds anything else, and for any other value."""
+    return len(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else 0
 
 
-def _fault_in_column(record: dict, column: str) -> str | None:
-    value = record[column]
+def _fault_in_column(column: str, value: object) -> str | None:
     if column == "history":
-        pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-        if not pairs:
-            return 'the column "history" is no list of pairs; write [["question", "answer"], ...], or remove it'
-        return None if all(filled(text) for pair in value for text in pair) else 'the column "history" holds a turn that is blank; write its text, or remove the pair'
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return f'the column "{column}" is a list of texts, not one text; {"write one of them" if column in ANSWERS else "join them to one"}'
-    if isinstance(value, list) and (column in PAIRS[0] or column == "system" and all(isinstance(part, dict) and part.get("role", "system") == "system" for part in value)):
+        if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+            return 'is no list of pairs; write [["question", "answer"], ...], or remove it'
+        whole = all(filled(text) for pair in value for text in pair)
+        return None if whole else "holds a turn that is blank; write its text, or remove the pair"
+    if _texts_alone(value):
+        return f"is a list of texts, not one text; {'write one of them' if column in ANSWERS else 'join them to one'}"
+    told = isinstance(value, list) and all(isinstance(part, dict) and part.get("role", "system") == "system" for part in value)
+    if told and column == "system" or isinstance(value, list) and column in PAIRS[0]:
         return None  # messages, or parts of one, which are checked when they are joined
     if column in IN_PAIRS and (written := list_as_text(value, answer=column in ANSWERS)):
-        return f'the column "{column}" is {written}; {"make it a list" if column in PAIRS[0] else f"write its turns as {FORM}"}'
+        return f"is {written}; {'make it a list' if column in PAIRS[0] else f'write its turns as {FORM}'}"
     if not isinstance(value, str):
-        return f'the column "{column}" is {json.dumps(value)[:40]}, not text; write text in quotation marks'
-    return None if value.strip() else f'the column "{column}" is blank; write {"its text" if column in ANSWERS else "the text there, which may stand under another key,"} or remove the record'
+        return f"is {json.dumps(value)[:40]}, not text; write text in quotation marks"
+    what = "its text" if column in ANSWERS else "the text there, which may stand under another key,"
+    return None if value.strip() else f"is blank; write {what} or remove the record"
 
 
 def _turns(value: object, role: str, column: str) -> list[tuple[str, object]]:
