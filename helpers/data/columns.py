@@ -25,7 +25,7 @@ KINDS = {"instruction": "these are alpaca columns", "prompt": "these are prompt/
 
 
 def conversation(record: dict, convert: bool) -> tuple[list[tuple[str, object]], list[str]]:
-    """Return the messages of a record as they stand in it, not checked, each behind where it stands; and what is wrong with its keys."""
+    """Return the messages of a record, not checked, each behind the words for its place; and what is wrong with the record's keys."""
     columns, placed = _columns(record), [key for key in PLACED if _says_something(key, record.get(key))]
     if faults := lost_keys(record) or list(_faults_in_keys(record, columns, placed, convert)):
         return [], faults
@@ -55,8 +55,9 @@ def _from_pair(record: dict, columns: tuple[str, ...], placed: list[str]) -> lis
     asked, answer = (record[column] for column in columns)
     if isinstance(asked, str):
         asked = "\n\n".join([asked, *(record[key] for key in placed if key in ("input", "context"))])
-    past = [('the column "history"', {"role": role, "content": text}) for pair in (record["history"] if "history" in placed else [])
-            for role, text in zip(("user", "assistant"), pair, strict=True)]
+    pairs = record["history"] if "history" in placed else []
+    past = [('the column "history"', {"role": role, "content": text})
+            for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
     return past + _turns(asked, "user", columns[0]) + _turns(answer, "assistant", columns[1])
 
 
