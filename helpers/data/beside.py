@@ -31,6 +31,8 @@ def carries(key: str, value: object, role: object = None) -> bool:
     """Say whether a key of LOST means with this value what it is there for; role: whose message it is of, None for a record."""
     if says_nothing(value):
         return False
+    if key == "enable_thinking":
+        return str(value).casefold() == "true"
     if key in ("tools", "functions"):  # plain texts are names or tags
         return "{" in str(value)
     if key in LEARNED:
