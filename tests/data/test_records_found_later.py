@@ -165,9 +165,9 @@ def test_a_text_that_ends_in_such_a_word_means_it(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["a" + "\n" * 20_000 + "b", '{"a": 1}' + "\n" * 20_000 + "x", '{"a": 1}' * 5_000, "[" * 20_000, "{'a':" * 5_000])
 def test_a_long_text_is_read_in_no_time(tmp_path, text):
-    start = time.perf_counter()
+    start = time.process_time()
     load(tmp_path, record(text, text))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_many_sorts_of_faults_are_bounded_too(tmp_path):

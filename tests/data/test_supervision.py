@@ -449,6 +449,6 @@ def test_rows_that_match_nothing_do_not_take_for_ever(make_trainer):
     plain = [{"input_ids": [*range(100 + number % 50, 130 + number % 50)], "labels": [*range(100 + number % 50, 130 + number % 50)]}
              for number in range(4000)]
     records = [*RECORDS, chat("word " * 60, "Yes."), *(chat(f"Number {number}?", "Yes.") for number in range(4000))]
-    start = time.perf_counter()
+    start = time.process_time()
     report = supervision_report(make_trainer(plain, **UNTOUCHED), records)
-    assert report.prefix_mismatches == 4000 and time.perf_counter() - start < 60
+    assert report.prefix_mismatches == 4000 and time.process_time() - start < 60
