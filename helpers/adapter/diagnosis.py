@@ -95,7 +95,8 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
         with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
             model = copy_of(adapter)
     with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare"):
-        return _conclude(*examine(model, tokenizer, list(questions or ()), trainer, saved, tensors, base, loaded))
+        checks, update = examine(model, tokenizer, list(questions or ()), trainer, saved, tensors, base, loaded)
+    return Diagnosis(*_conclude(checks), checks, update)
 
 
 def _unwrapped(model):
@@ -148,19 +149,20 @@ def _in_one_sentence(failed: str):
         raise ValueError(f"{failed}{hint} ({reason})") from error
 
 
-def _conclude(checks: list[Check], update: dict[str, float]) -> Diagnosis:
+def _conclude(checks: list[Check]) -> tuple[str, str]:
+    """Return the verdict and its sentence."""
     results = {check.name: check for check in checks}
     for name, (verdict, meaning, mend) in FAULTS.items():
         if name == "logits differ" and results["B is not zero"].ok is None:
             reason = results.get("other parts", results["B is not zero"]).measured
-            return Diagnosis("not examined", f"Nothing here tells whether training moved this adapter: {reason}.", checks, update)
+            return "not examined", f"Nothing here tells whether training moved this adapter: {reason}."
         if name == "B is not zero" and results[name].ok is False and results["logits differ"].ok:
-            return Diagnosis("not examined", "B is zero in the active adapter, and yet it moves the model's scores: it works in another way than LoRA does.", checks, update)
+            return "not examined", ("B is zero in the active adapter, and yet it moves the model's scores: "
+                                    "it works in another way than LoRA does.")
         if name in results and results[name].ok is False:
-            return Diagnosis(verdict, f"{meaning} {mend}", checks, update)
+            return verdict, f"{meaning} {mend}"
     if results["answers differ"].ok:
-        return Diagnosis("trained", "Training moved the adapter, and it changes the answers.", checks, update)
-    if (why := results["answers differ"].measured).startswith("not examined"):
-        return Diagnosis("not asked", f"Training moved the adapter; whether that shows was {why}.", checks, update)
-    return Diagnosis("not asked", "Training moved the adapter; whether that shows was not tested. Mend: pass a tokenizer, and questions about "
-                     "what was taught.", checks, update)
+        return "trained", "Training moved the adapter, and it changes the answers."
+    if not (why := results["answers differ"].measured).startswith("not examined"):
+        why = "not tested. Mend: pass a tokenizer, and questions about what was taught"
+    return "not asked", f"Training moved the adapter; whether that shows was {why}."
