@@ -81,17 +81,15 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     if base is not None and four_bit_layers(base):
         base = copy_of(base)  # reading such weights can change them
     loaded = isinstance(adapter, (str, Path))
+    if not loaded:
+        lora_layers(adapter)  # a sentence if there are none
     saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None
+    if loaded and base is None:
+        raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
+    tensors, config = (read_tensors(saved), _lora_config(saved)) if saved else ({}, None)
     if loaded:
-        if base is None:
-            raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
-        tensors = read_tensors(saved)
-        lora_layers(model := _load(base, saved, tensors))  # a sentence if there are none
+        lora_layers(model := _load(base, saved, config, tensors))
     else:
-        lora_layers(adapter)
-        tensors = read_tensors(saved) if saved else {}
-        if saved:
-            _lora_config(saved, f"{saved}: its adapter_config.json is not as PEFT writes it; save the adapter again")
         with _in_one_sentence("this model can't be copied; save the adapter, and pass its folder, with base="):
             model = copy_of(adapter)
     with _in_one_sentence("this adapter can't be examined here; ask with it and without it, in model.disable_adapter(), and compare"):
@@ -106,18 +104,17 @@ def _unwrapped(model):
     return model
 
 
-def _lora_config(folder: Path, failed: str) -> PeftConfig:
-    """Return the settings of a saved LoRA adapter; raise ValueError, with the sentence `failed` where PEFT can't read them."""
-    with _in_one_sentence(failed):
+def _lora_config(folder: Path) -> PeftConfig:
+    """Return the settings of a saved LoRA adapter; raise ValueError if there are none."""
+    with _in_one_sentence(f"{folder}: it does not load: its adapter_config.json is not as PEFT writes it; save it again"):
         config = PeftConfig.from_pretrained(str(folder))
     only_lora(config, f"{folder}: this adapter")
     return config
 
 
-def _load(base, folder: Path, tensors: dict) -> PeftModel:
+def _load(base, folder: Path, config: PeftConfig, tensors: dict) -> PeftModel:
     """Load an adapter onto a copy of the base, with the ends of an answer that are kept beside it; tensors: what its file holds."""
     failed = f"{folder}: the adapter does not load onto this base model; is it the one it was trained on, and are the files whole?"
-    config = _lora_config(folder, failed)
     with _in_one_sentence(failed), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # what PEFT warns of, keys that do not fit, is a check here
         changed = () if config.init_lora_weights in FROM_ZERO else dict(base.named_parameters())  # PEFT may write into what does not begin at zero
         own = copy_of(base, written=set(map(plain_name, [*tensors, *changed])))
