@@ -101,20 +101,17 @@ def update_sizes(model, adapters) -> dict[str, float]:
             name = plain_name(name)
             sizes[f"{name}.{layer.parameter_name}" if name in sizes else name] = relative_update(layer, adapters)  # two parameters of one module (experts)
     for name, module in model.named_modules():
+        pairs = []  # of a tensor that is trained and the one in whose place it is
         if isinstance(module, ModulesToSaveWrapper):
             pairs = [(new, old) for key in module.active_adapters if key in module.modules_to_save
                      for new, old in zip(module.modules_to_save[key].parameters(), module.original_module.parameters(), strict=True)]
         elif isinstance(module, TrainableTokensWrapper) and not module.token_adapter.tied_adapter:
-            tokens = module.token_adapter
-            pairs = [(tokens.trainable_tokens_delta[key], tokens.trainable_tokens_original[key]) for key in tokens.trainable_tokens_delta if key in adapters]
-        else:
-            continue
-        if not pairs:  # of another adapter
-            continue
-        pairs = [(new.detach().cpu().double(), old.detach().cpu().double()) for new, old in pairs]  # MPS has no float64
-        change, size = (sum(part.square().sum() for part in parts).sqrt()
-                        for parts in ([new - old for new, old in pairs], [old for _, old in pairs]))
-        sizes[plain_name(name)] = change.item() / (size.item() or 1)
+            trained, first = module.token_adapter.trainable_tokens_delta, module.token_adapter.trainable_tokens_original
+            pairs = [(trained[key], first[key]) for key in trained if key in adapters]
+        if pairs:  # else it is of another adapter; on the CPU, for MPS has no float64
+            sides = zip(*pairs, strict=True)
+            new, old = (torch.cat([part.detach().cpu().double().flatten() for part in side]) for side in sides)
+            sizes[plain_name(name)] = (new - old).norm().item() / (old.norm().item() or 1)
     return sizes
 
 
