@@ -1,6 +1,6 @@
 """Say whether a fine-tune fits in this machine's memory, and what makes it fit; measure what it really takes."""
 import threading
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -88,19 +88,16 @@ def plot_fit(fit: Fit) -> Figure:
     """Draw the parts of a Fit as bars, one after the other, against the memory there is, or towards it if that is far."""
     figure, axes = plt.subplots(figsize=(8, 3.2))
     figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.98)  # a layout engine would draw everything twice
-    names, start = list(fit.needs._fields), 0.0
-    for row, (size, colour) in enumerate(zip(fit.needs, COLOURS, strict=True)):
-        axes.barh(row, size / 1e9, left=start, color=colour)
-        start += size / 1e9
-        axes.text(start, row, f" {size / 1e9:.2f}", va="center")
-    axes.barh(len(names), start, color="black")
-    axes.text(start, len(names), f" {start:.2f} GB", va="center", weight="bold")
-    axes.axvline(fit.memory / 1e9, color="black", linestyle="--")
-    axes.set_yticks(range(len(names) + 1), [*names, "total"])
-    there, end = fit.memory / 1e9, 1.6 * start
+    sizes = [size / 1e9 for size in fit.needs]
+    *starts, total = accumulate(sizes, initial=0)
+    bars = axes.barh([*fit.needs._fields, "total"], [*sizes, total], left=[*starts, 0], color=[*COLOURS, "black"])
+    *_, last = axes.bar_label(bars, [*(f" {size:.2f}" for size in sizes), f" {total:.2f} GB"])
+    last.set_weight("bold")
+    there, end = fit.memory / 1e9, 1.6 * total
+    axes.axvline(there, color="black", linestyle="--")
     if there > end:
         axes.text(end, 0, f"{there:.1f} GB there →", ha="right", va="center")
-    axes.set(xlabel="memory (GB)" + "; dashed: what there is" * (there <= end), xlim=(0, min(end, 1.15 * max(start, there))))
+    axes.set(xlabel="memory (GB)" + "; dashed: what there is" * (there <= end), xlim=(0, min(end, 1.15 * max(total, there))))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
