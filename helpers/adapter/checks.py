@@ -159,9 +159,9 @@ def _check_saved(model, stored: dict, folder: Path, active: list[str], joined: b
 
     joined: on loading PEFT made one of several, with another rank, which the saved settings do not show.
     """
-    weights, places = model.state_dict(), {name: adapter_tensors(model, adapter_name=name) for name in model.peft_config}
-    for name in places:
-        places[name] |= {key: weights[key] for key in stored.keys() - places[name].keys() if key in weights}  # a resized table, or biases
+    weights = model.state_dict()
+    shared = {key: weights[key] for key in stored if key in weights}  # a resized table, or biases
+    places = {name: shared | adapter_tensors(model, adapter_name=name) for name in model.peft_config}
     equal = {name: sum(key in stored and _same(stored[key], tensor.cpu()) for key, tensor in place.items()) for name, place in places.items()}
     name = max([*active, *places], key=equal.get)
     place, same = places[name], equal[name]
