@@ -141,7 +141,6 @@ def _check_switch(layers: dict, active: list[str]) -> Check:
 
 
 def _check_training(trainer, record: dict | None) -> list[Check]:
-    """Say how many steps were taken, and how many tokens carried loss."""
     if trainer is not None:
         record = {"steps": trainer.state.global_step, "supervised_tokens": supervised_tokens(trainer)}
     if record is None:

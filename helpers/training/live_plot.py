@@ -122,7 +122,6 @@ class LossPlot(TrainerCallback):
             self._text_on_page.update(HTML(samples_as_html(self.samples)))
 
     def _redraw(self, state) -> Figure:
-        """Replace the picture on the page; return it."""
         start = time.perf_counter()
         figure = draw(self.history, state.max_steps, self._progress(state))
         if self._picture_on_page:
