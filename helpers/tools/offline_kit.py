@@ -48,27 +48,22 @@ def pack(folder: str | Path) -> Path:
         raise KitError(f"{part} exists: another run is packing, or one was killed; if none is running, delete that folder and start again.")
     _check_disk(part)
     try:
-        part.mkdir(parents=True)
-    except OSError as error:  # another run may have begun this moment: its folder is not ours to remove
-        raise KitError(_not_written(folder, error)) from error
-    try:
-        copy_course(part / "course")
-        fetch_wheels(part / "wheels")
-        (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
-        if folder.exists():
-            for made in part.iterdir():
-                move(made, folder / made.name)
-        else:
-            move(part, folder)
+        part.mkdir(parents=True)  # another run may have begun this moment: its folder is not ours to remove
+        try:
+            copy_course(part / "course")
+            fetch_wheels(part / "wheels")
+            (part / "INSTALL.txt").write_text(install_text(), encoding="utf-8")
+            if folder.exists():
+                for made in part.iterdir():
+                    move(made, folder / made.name)
+            else:
+                move(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise KitError(_not_written(folder, error)) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        reason = error.strerror or error
+        raise KitError(f"{folder}: writing the kit failed ({reason}); is the disk full, or the folder not yours?") from error
     return folder
-
-
-def _not_written(folder: Path, error: OSError) -> str:
-    return f"{folder}: writing the kit failed ({error.strerror or error}); is the disk full, or the folder not yours?"
 
 
 def _large_torch() -> bool:
