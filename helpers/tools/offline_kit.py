@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor
 
 from helpers import at_home
 from helpers.model.base_model import WHEEL
@@ -113,12 +114,7 @@ def copy_course(target: Path) -> None:
 
 def without_outputs(path: Path) -> bytes:
     """Return a notebook's file without what its cells have put out: whoever packs has run it, perhaps on records of their own."""
-    notebook = nbformat.read(path, nbformat.NO_CONVERT)
-    if not any(cell.get("outputs") for cell in notebook.cells):
-        return path.read_bytes()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, nbformat.NO_CONVERT), {})
     notebook.metadata.pop("widgets", None)
     return (nbformat.writes(notebook) + "\n").encode()
 
