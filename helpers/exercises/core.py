@@ -74,7 +74,7 @@ def first(values: dict | None = None, /, **cases: bool) -> Said:
 
 def number(answer) -> float:
     """Return a number, also one that NumPy or PyTorch wrapped."""
-    if hasattr(answer, "item") and getattr(answer, "size", 1) != 0 and math.prod(getattr(answer, "shape", ())) == 1:
+    if hasattr(answer, "item") and math.prod(getattr(answer, "shape", ())) == 1:
         answer = answer.item()
     return _fit(answer, isinstance(answer, Real) and not isinstance(answer, bool) and math.isfinite(answer), "not_a_number")
 

@@ -41,8 +41,9 @@ def check_split(answer: Callable) -> Said:
     n_out, n_in, r = 12, 20, 3
     update = torch.randn(n_out, n_in, generator=torch.Generator().manual_seed(0))
     made = answer(update.clone(), r)
-    made = [torch.as_tensor(part, dtype=update.dtype) if hasattr(part, "__array__") else part for part in made] if isinstance(made, tuple | list) else made
-    shapes = [tuple(getattr(matrix, "shape", ())) for matrix in made] if isinstance(made, tuple | list) else []
+    made = made if isinstance(made, tuple | list) else []
+    made = [torch.as_tensor(part, dtype=update.dtype) if hasattr(part, "__array__") else part for part in made]
+    shapes = [tuple(getattr(matrix, "shape", ())) for matrix in made]
     if shapes != [(r, n_in), (n_out, r)]:
         return first({"shapes": shapes, "n_out": n_out, "n_in": n_in, "r": r}, b_first=shapes == [(n_out, r), (r, n_in)],
                      on_its_side=[sorted(shape) for shape in shapes] == [[r, n_in], [r, n_out]],
