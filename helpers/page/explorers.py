@@ -107,17 +107,15 @@ def before_and_after(model, tokenizer, max_new_tokens: int = 40) -> widgets.VBox
             hint = WAIT if cell_runs.is_set() else "" if question.value.strip() else "Type a question first."
             for show in shows:
                 show(hint)
-            if not hint:
-                ask_both(shows, how)
-
-    def ask_both(shows, how) -> None:
-        try:
-            with model.disable_adapter():
-                stream_answer(model, tokenizer, question.value, shows[0], **how)
-            with rescale_adapter_scale(model, strength.value):
-                stream_answer(model, tokenizer, question.value, shows[1], **how)
-        except Exception as error:
-            errors.outputs = (_failure(error),)
+            if hint:
+                return
+            try:
+                with model.disable_adapter():
+                    stream_answer(model, tokenizer, question.value, shows[0], **how)
+                with rescale_adapter_scale(model, strength.value):
+                    stream_answer(model, tokenizer, question.value, shows[1], **how)
+            except Exception as error:
+                errors.outputs = (_failure(error),)
 
     ask.on_click(reply)
     question.on_msg(lambda _, content, buffers: content.get("event") == "submit" and reply(None))  # the Enter key
