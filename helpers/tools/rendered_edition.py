@@ -74,11 +74,9 @@ def build(folder: Path, executed: Path | None = None, notebooks: Path = NOTEBOOK
             deck += slides(notebook)
     others = ["[Slides](slides.html)"]
     for path in sorted(notebooks.glob("*.md")):
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-        if not text:
-            continue
-        write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / f"{path.stem}.html", notebooks)
-        others.append(f"[{text.splitlines()[0].removeprefix('# ')}]({path.stem}.html)")
+        if text := path.read_text(encoding="utf-8", errors="replace").strip():
+            write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / f"{path.stem}.html", notebooks)
+            others.append(f"[{text.splitlines()[0].removeprefix('# ')}]({path.stem}.html)")
     table = ["| notebook | what it promises | minutes |", "| --- | --- | --- |", *rows]
     text = "# LoRA, step by step\n\nThe course as it ran, with every output.\n\n" + "\n".join(table) + "\n\n" + " · ".join(others)
     write_page(new_notebook(cells=[new_markdown_cell(text)]), folder / "index.html", notebooks)
