@@ -29,9 +29,9 @@ class Picture:
         return self.html
 
 
-def show_plot(figure: Figure, alt: str, trim: bool = True) -> None:
+def show_plot(figure: Figure, alt: str) -> None:
     """Show a figure once, and to those who cannot see it the sentence `alt`; see Picture."""
-    display(Picture(figure, alt, trim=trim))
+    display(Picture(figure, alt, trim=True))
 
 
 def as_html(part) -> str:
