@@ -27,12 +27,10 @@ def nearest_records(questions: list[str], records: list[dict]) -> list[dict]:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # late: it takes a second to import
 
-    if not records:
-        raise ValueError("there are no records to look in")
     words = TfidfVectorizer(token_pattern=rf"{LETTER}+|[{NO_SPACES}]")
     asked = [said(record, "user") for record in records]
     if not any(map(words.build_tokenizer(), asked)):
-        raise ValueError("the questions of the records hold no word to look for")
+        raise ValueError("there are no records to look in, or their questions hold no word")
     known = words.fit_transform(asked)
     likeness = words.transform(questions) @ known.T
     return [records[place] for place in likeness.toarray().argmax(axis=1)]
