@@ -11,8 +11,6 @@ import helpers
 
 STOPPED = "Stopped; nothing was left behind."
 STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
-
-
 CLASSIFIERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
 MODEL_CLASSES = CLASSIFIERS | {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel"}  # by the task of an adapter
 
@@ -189,11 +187,9 @@ def main() -> int:
         if sys.stdout:  # `>&-` closes it
             sys.stdout.flush()
         return status
-    except WrongUse as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return int(not _failed("Stopped."))
+    except (WrongUse, KeyboardInterrupt) as error:
+        _failed(str(error) or "Stopped.")
+        return 2 if isinstance(error, WrongUse) else 1
     except OSError as error:  # nobody reads any more, as behind `| head`, or the disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
         closed = isinstance(error, BrokenPipeError) or os.name == "nt" and error.errno == errno.EINVAL and not error.filename
