@@ -56,8 +56,7 @@ def _controls(function: Callable, given: dict) -> dict:
         default = taken[name].default if name in taken else inspect.Parameter.empty
         if (control := widgets.interactive.widget_from_abbrev(abbreviation, default)) is None:
             raise ValueError(f"no control can be made of {name}={abbreviation!r}; give a range, a list, a text, a number, a bool or a widget")
-        if isinstance(control, widgets.DOMWidget):
-            control.description = control.description or name
+        control.description = control.description or name
         chosen[name] = control
     return chosen
 
