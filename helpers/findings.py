@@ -17,7 +17,8 @@ def sign(ok: bool | None, bad: str = "!") -> str:
     return {True: "✓", False: bad, None: "–"}[ok]
 
 
-def table(rows) -> str:
-    """Return rows of texts as an HTML table; the texts are escaped."""
+def table(checks, bad: str = "!", head=()) -> str:
+    """Return checks as an HTML table, with what to do where it is not well, below the rows of its head; texts are escaped."""
+    rows = [*head, *((sign(each.ok, bad), each.name, each.measured, "" if each.ok else each.mend) for each in checks)]
     cells = ("".join(f'<td style="text-align:left;vertical-align:top">{html.escape(text)}</td>' for text in row) for row in rows)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

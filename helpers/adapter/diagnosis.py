@@ -20,6 +20,7 @@ from helpers.model.weights import four_bit_layers, plain_name
 from helpers.training.saving import adapter_folder
 
 TELLING = ("steps", "B is not zero", "answers differ", "other parts")  # these checks are shown whatever they say
+HEAD = [("", "check", "measured", "what to do")]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,8 @@ class Diagnosis:
         head = f'<p style="border-left:4px solid;padding-left:8px"><b>{html.escape(self.verdict)}</b>: {html.escape(self.sentence)}</p>'
         first = [check for check in self.checks if check.ok is False or check.name in TELLING]
         rest = [check for check in self.checks if check not in first]
-        more = f"<details><summary>{len(rest)} more checks</summary>{_table(rest)}</details>" if rest else ""
-        return f"<div>{head}{_table(first)}{more}</div>"
-
-
-def _table(checks: list[Check]) -> str:
-    return table([("", "check", "measured", "what to do"), *((sign(check.ok), check.name, check.measured, check.mend) for check in checks)])
+        more = f"<details><summary>{len(rest)} more checks</summary>{table(rest, head=HEAD)}</details>" if rest else ""
+        return f"<div>{head}{table(first, head=HEAD)}{more}</div>"
 
 
 def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[str] = (), trainer=None, saved=None) -> Diagnosis:

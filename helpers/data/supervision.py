@@ -92,7 +92,7 @@ class SupervisionReport:
         return "\n".join(f"{sign(line.ok)} {line.name}: {line.measured}" + ("" if line.ok else f" ({line.mend})") for line in self.lines())
 
     def _repr_html_(self) -> str:
-        return table((sign(line.ok), line.name, line.measured, "" if line.ok else line.mend) for line in self.lines())
+        return table(self.lines())
 
 
 NOTHING = "usually max_length is shorter than every prompt; raise it above the longest record"

@@ -40,8 +40,7 @@ class Readiness:
         return "\n".join([*lines, self.verdict])
 
     def _repr_html_(self) -> str:
-        rows = [(sign(line.ok, "✗"), line.name, line.measured, "" if line.ok else line.mend) for line in self.lines]
-        return f"{table(rows)}<p><b>{html.escape(self.verdict)}</b></p>"
+        return f"{table(self.lines, '✗')}<p><b>{html.escape(self.verdict)}</b></p>"
 
 
 def check_laptop() -> Readiness:
