@@ -122,14 +122,14 @@ def _model_class(adapter: str) -> str:
 
 def _labels(adapter: str) -> dict:
     """Return how many labels a classifier has whose head was trained and saved."""
-    from safetensors import SafetensorError, safe_open
+    from helpers.adapter.state import read_tensors
 
     try:
-        with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
-            heads = [name for name in file.keys() if re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]  # noqa: SIM118
-            return {"num_labels": file.get_slice(heads[0]).get_shape()[0]} if heads else {}
-    except (OSError, SafetensorError):
+        tensors = read_tensors(Path(adapter))
+    except ValueError:  # diagnose_adapter says so
         return {}
+    heads = [name for name in tensors if re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]
+    return {"num_labels": len(tensors[heads[0]])} if heads else {}
 
 
 def kit(folder: str) -> bool:
