@@ -35,8 +35,8 @@ STYLE = """<style>main { max-width: 76em; margin: auto } .jp-RenderedMarkdown :i
 SLIDES = """<style>html { scroll-snap-type: y mandatory } main { max-width: none } .jp-RenderedMarkdown :is(p, li) { max-width: none; font-size: 150% }
 @media screen { .jp-Cell { min-height: 97vh; scroll-snap-align: start } } .jp-Cell:not(:last-child) { break-after: page }
 .jp-RenderedMarkdown :is(img, svg) { height: 75vh !important; width: auto; max-width: 100%; object-fit: contain }</style>"""
-# Makes a browser refuse scripts, frames and anything from outside, even where an output asks for them.
 OURS = '<meta name="generator" content="LoRA, step by step">'
+# Makes a browser refuse scripts, frames and anything from outside, even where an output asks for them.
 POLICY = (f"<head>{OURS}<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; font-src data:; "
           "style-src 'unsafe-inline'\">")
 PICTURE = re.compile(r"<img\b[^>]*>|<svg\b.*?</svg>|!\[[^\]]*\]\([^)]+\)", re.DOTALL)
