@@ -30,7 +30,7 @@ def has_weights(folder: Path) -> bool:
         return False
     if lists:  # one for each format, of which one will do
         return any(all((folder / name).is_file() for name in names) for names in lists)
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))  # not training_args.bin, nor an adapter
 
 
 def is_whole(file: Path) -> bool:
@@ -39,7 +39,7 @@ def is_whole(file: Path) -> bool:
 
     try:
         if file.suffix == ".json":
-            return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+            return bool(dict(json.loads(file.read_text(encoding="utf-8"))))
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as matrices:  # compares the header with the size of the file
                 return bool(matrices.keys())

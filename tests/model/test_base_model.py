@@ -130,6 +130,8 @@ def test_a_copy_that_lacks_a_file_or_its_end_is_not_called_prepared(own_cache, p
 
 def test_a_folder_without_weights_is_no_model(prepared, tmp_path):
     shutil.copytree(prepared[0] / "SmolLM2-135M-Instruct", tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    for other in ("training_args.bin", "adapter_model.safetensors"):
+        (tmp_path / "m" / other).write_bytes(b"x")
     assert "the weights are missing" in complaint(tmp_path, BASE_MODEL=str(tmp_path / "m"))
 
 
