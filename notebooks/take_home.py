@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 FORMS = [{"messages"}, {"prompt", "completion"}, {"instruction", "output"},
          {"instruction", "input", "output"}]
-IGNORED = {"id", "key_phrase"}  # add keys of yours that the model need not see
+IGNORED = {"id", "key_phrase", "wrong_phrase"}  # add keys of yours that the model need not see
 QUIET = {"enable_thinking": False}  # for models that think aloud; the others pass over it
 
 
