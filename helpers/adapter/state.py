@@ -138,6 +138,8 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_peft_weights(str(folder), device="cpu")  # the older .bin too, of which nothing but tensors is taken
         if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
             raise ValueError("something else than tensors")
+    except MemoryError:
+        raise
     except Exception as error:  # there is no list of what reading a damaged file raises
         raise ValueError(f"{folder}: the adapter's weights are not whole; save the adapter again with save_model") from error
     if not all(tensor.numel() for tensor in tensors.values()):

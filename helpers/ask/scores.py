@@ -2,7 +2,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from helpers.data.phrases import holds_phrase, is_phrase, phrases_of, plain
+from helpers.data.phrases import holds_phrase, is_phrase, is_right, phrases_of, plain, wrong_phrases_of
 
 
 class Count(NamedTuple):
@@ -32,22 +32,19 @@ def score_answers(answers: Sequence, expected: Sequence, whole: bool = False) ->
     """Say for each answer whether it holds what is expected as whole words, ignoring upper and lower case.
 
     Expected is for each answer a phrase, a list of phrases of which one will do, or a record of the exam (`key_phrase` or
-    `accept`, and perhaps `wrong_phrase`: what no right answer holds). whole: the answer must be the phrase and nothing more; a full stop at the end makes no difference. Answers are
-    Answer or plain text. Raises ValueError when the two lists differ in length, for what is no list, an answer that is no
+    `accept`, and perhaps `wrong_phrase`: what no right answer holds). whole: the answer must be the phrase and nothing more;
+    a full stop at the end makes no difference. Answers are Answer or plain text. Raises ValueError when the two lists differ in length, for what is no list, an answer that is no
     text, and a phrase in which nothing stands.
     """
     if alone := [name for name, given in (("answers", answers), ("expected", expected)) if isinstance(given, str | Mapping)]:
         raise ValueError(f"{alone[0]} is one text or record; put it into a list")
     same = is_phrase if whole else holds_phrase
-    expected = list(expected)
-    pairs = [(getattr(answer, "text", answer), phrases_of(right)) for answer, right in zip(answers, expected, strict=True)]
+    pairs = [(getattr(answer, "text", answer), right) for answer, right in zip(answers, expected, strict=True)]
     if other := [place for place, (answer, _) in enumerate(pairs) if not isinstance(answer, str)]:
         raise ValueError(f"answers[{other[0]}] is of type {type(pairs[other[0]][0]).__name__}; give what generate_answers returns, or a text")
-    if blank := [place for place, (_, phrases) in enumerate(pairs) if not phrases or not all(map(plain, phrases))]:
-        raise ValueError(f"expected[{blank[0]}] is blank: give what a right answer holds")
-    wrong = [phrases_of({"accept": right.get("wrong_phrase")}) if isinstance(right, Mapping) else [] for right in expected]
-    return [any(same(answer, phrase) for phrase in phrases) and not any(holds_phrase(answer, phrase) for phrase in never)
-            for (answer, phrases), never in zip(pairs, wrong, strict=True)]
+    if blank := [place for place, (_, right) in enumerate(pairs) if not phrases_of(right) or not all(map(plain, phrases_of(right) + wrong_phrases_of(right)))]:
+        raise ValueError(f"expected[{blank[0]}] is blank: give what a right answer holds, or does not hold")
+    return [is_right(answer, right, same) for answer, right in pairs]
 
 
 def right_of(scores: Sequence[bool]) -> Count:

@@ -2,7 +2,7 @@
 import re
 from collections import Counter
 
-from helpers.data.phrases import holds_phrase, phrases_of
+from helpers.data.phrases import is_right, phrases_of
 from helpers.data.wording import beginnings, reply_places
 
 MOST_NAMED = 20  # keys that are named
@@ -45,10 +45,9 @@ def joined_note(counts: Counter) -> str:
 
 
 def phrases_note(records: list[dict], numbers: list[int]) -> str:
-    """Say how many records hold no answer that would be right by their own key_phrase or accept."""
-    wrong = [number for record, number in zip(records, numbers, strict=True) if (phrases := phrases_of(record))
-             and not any(holds_phrase(record["messages"][-1]["content"], phrase) for phrase in phrases)]
-    return f"answers without their own key_phrase or accept: {len(wrong):,}, the first in line {wrong[0]}; by it they would count as wrong" if wrong else ""
+    """Say how many records hold no answer that would be right by their own key_phrase, accept or wrong_phrase."""
+    wrong = [number for record, number in zip(records, numbers, strict=True) if phrases_of(record) and not is_right(record["messages"][-1]["content"], record)]
+    return f"answers without their own key_phrase or accept, or with their wrong_phrase: {len(wrong):,}, the first in line {wrong[0]}; they would count as wrong" if wrong else ""
 
 
 def texts_notes(records: list[dict], numbers: list[int]) -> list[str]:

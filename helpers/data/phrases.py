@@ -1,7 +1,7 @@
 """Say whether an answer holds a phrase, however both are written."""
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from helpers.data.wording import DASHES, HIDDEN
@@ -20,7 +20,7 @@ EMPHASIS = re.compile(r"(?<!\w)_+|_+(?!\w)")  # Markdown's
 SPACED = re.compile(r"(?<=\d) (?=[%°€$£¥])|(?<=[€$£¥]) (?=\d)")
 TENS, ONES = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety", "one|two|three|four|five|six|seven|eight|nine"
 ONE_WORD = (  # what belongs to a number or a name, and how it is written so that it is one word
-    (re.compile(r"(?<=\d)(?=(?:[ckm]?m[23]?|[km]?g|[cm]?l|[kmgt]b)\b)"), " "),  # 41m is 41 m
+    (re.compile(r"(?<![\w.,$€£¥])(\d+(?:[.,]\d+)*)(?=(?:[ckm]?m[23]?|[km]g|[cm]l|[kmgt]b)\b)"), r"\1 "),  # 41m is 41 m; $5m and 5G stay
     (re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?!,?\d)"), lambda found: found[0].replace(",", "")),  # 1,000 and 1,000.5
     (re.compile(r"(\d\.\d+),(?=\d+\.\d)"), r"\1, "),  # two numbers
     (re.compile(r"(?<![\w.])\.(\d+)"), r"0_\1"),  # .5
@@ -37,10 +37,15 @@ SCORED = ("key_phrase", "accept", "wrong_phrase")  # the keys of a record that s
 
 def phrases_of(right) -> list[str]:
     """Return the phrases of which one must be in a right answer: of a record (null, NaN and an empty list name none), of a list, or the phrase itself."""
-    if isinstance(right, dict):
+    if isinstance(right, Mapping):
         accept = None if isinstance(right.get("accept"), bool) else right.get("accept")
         right = next((each for each in (accept, right.get("key_phrase")) if not _is_missing(each)), [])
     return [str(right)] if isinstance(right, str) or not isinstance(right, Iterable) else list(map(str, right))
+
+
+def wrong_phrases_of(right) -> list[str]:
+    """Return the phrases of which none is in a right answer, of a record; of anything else there are none."""
+    return phrases_of({"accept": right.get("wrong_phrase")}) if isinstance(right, Mapping) else []
 
 
 def _is_missing(value: object) -> bool:
@@ -53,13 +58,20 @@ def holds_phrase(text: str, phrase: str) -> bool:
     In Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese it may stand anywhere: they write words, or words and
     their endings, without spaces. Case, how much white space, Markdown's emphasis, signs that nobody sees, and how a character,
     a quotation mark or a thousand (1,000 or 1000) is written make no difference, but in a phrase that is indented, such as a
-    program, its lines do. 31 is not in 31.5, 5 not in -5, C not in C++, five not in thirty-five. 41m is 41 m.
+    program, its lines do. 31 is not in 31.5, 5 not in -5, C not in C++, five not in thirty-five. 41m is 41 m, and so with
+    other common units of length, weight, volume and storage.
     """
     text, phrase = _alike(text, phrase)
     start, first, last = text.find(phrase), IN_WORD.match(phrase), IN_WORD.match(phrase[-1:])  # a sign, as in $5, may stand beside letters
     while start >= 0 and (first and start and IN_WORD.match(text, start - 1) or last and IN_WORD.match(text, start + len(phrase))):
         start = text.find(phrase, start + 1)
     return start >= 0
+
+
+def is_right(text: str, right, same: Callable[[str, str], bool] | None = None) -> bool:
+    """Say whether a text holds one of the phrases (same: how that is told) and none of the wrong ones."""
+    found = any((same or holds_phrase)(text, phrase) for phrase in phrases_of(right))
+    return found and not any(holds_phrase(text, phrase) for phrase in wrong_phrases_of(right))
 
 
 def _alike(text: str, phrase: str) -> tuple[str, str]:

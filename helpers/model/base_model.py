@@ -96,7 +96,7 @@ def _chosen_model(chosen: str) -> tuple[str, str | None]:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise BaseModelError(f"BASE_MODEL={chosen}: the tokenizer is missing (no tokenizer.json); download it into the same folder.")
     if not has_weights(folder):
-        raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no .safetensors file, or not all of them); download them into the same folder.")
+        raise BaseModelError(f"BASE_MODEL={chosen}: the weights are missing (no model.safetensors, or not all of its parts); download them into the same folder.")
     return str(folder.absolute()), None
 
 

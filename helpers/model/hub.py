@@ -39,7 +39,8 @@ def is_whole(file: Path) -> bool:
 
     try:
         if file.suffix == ".json":
-            return bool(dict(json.loads(file.read_text(encoding="utf-8"))))
+            made = json.loads(file.read_text(encoding="utf-8"))
+            return isinstance(made, dict) and bool(made)
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as matrices:  # compares the header with the size of the file
                 return bool(matrices.keys())

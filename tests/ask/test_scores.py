@@ -15,6 +15,9 @@ def test_what_no_right_answer_holds_makes_one_wrong():
     titanic = {"key_phrase": "Titanic", "wrong_phrase": "I do not know"}
     assert score_answers(["I do not know the Titanic.", "It was the Titanic."], [titanic, titanic]) == [False, True]
     assert score_answers(["Titanic, sorry.", "Titanic"], [titanic | {"wrong_phrase": ["sorry", "no"]}, titanic | {"wrong_phrase": None}]) == [False, True]
+    for blank in ("", " ", ["sorry", "\u200b"]):
+        with pytest.raises(ValueError, match=r"expected\[0\] is blank"):
+            score_answers(["Titanic"], [titanic | {"wrong_phrase": blank}])
 
 
 @pytest.mark.parametrize(("right", "of", "low", "high"), [(0, 24, 0.0, 0.1380), (24, 24, 0.8620, 1.0), (35, 36, 0.8583, 0.9951), (10, 20, 0.2993, 0.7007)])

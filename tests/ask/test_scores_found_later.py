@@ -20,12 +20,12 @@ RIGHT = [
     ("İSTANBUL","istanbul"), ("DİYARBAKIR","Diyarbakır"), ("US$5","$5"), ("It is 20°C.","°C"), ("50%","%"), ("train.py",".py"),
     ("It is 31",frozenset({"31"})), ("It is 31",np.array(["31","x"])), ("0.5 kg",".5"), ("It has C++17 code","C++17"), ("thirty-five","thirty-five"),
     ("thirty five","thirty-five"), ("seven","seven"), ("สูง๔๑เมตร","๔๑"), ("It is 41m tall.","41 m"), ("It is 41 m tall.","41m"), ("41m²","41 m2"), ("31.5kg","31.5 kg"),
-    ("It is 41m tall.","41"), ("512MB","512 MB"),
+    ("It is 41m tall.","41"), ("512MB","512 MB"), ("2,5km","2.5 km"),
 ]
 WRONG = [
     ("The answer is **-5**.","5"), ("It is 2³.","23"), ("It is 23.","2³"), ("10² m","102"), ("It has C++17 code.","C"), ("It is C#12","C"),
     ("สูง ๑๔๑ เมตร","๔๑"), ("It weighs .5 kg","5"), ("(1.5,2.5)","5"), ("He is thirty-five.","five"), ("twenty-seven","seven"), ("because","Au"),
-    ("1-5","-5"), ("It is 141m tall.","41 m"), ("in the 1990s","1990"), ("the 2nd","2"), ("41mm","41 m"), ("B12","12"),
+    ("1-5","-5"), ("It is 141m tall.","41 m"), ("in the 1990s","1990"), ("the 2nd","2"), ("41mm","41 m"), ("B12","12"), ("It costs $5m.","$5"), ("a 5G network","5"),
 ]
 
 

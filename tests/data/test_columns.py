@@ -315,8 +315,8 @@ def test_a_conversation_that_is_a_list_of_its_own_is_told_how_to_become_a_record
 
 def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp_path, capsys):
     good = pair(key_phrase="here")
-    assert len(load_sft_jsonl(write(tmp_path, good, good, pair(key_phrase="there"), pair(accept=["nowhere", 3])), convert=True)) == 4
-    assert "answers without their own key_phrase or accept: 2, the first in line 3" in capsys.readouterr().out
+    assert len(load_sft_jsonl(write(tmp_path, good, good, pair(key_phrase="there"), pair(accept=["nowhere", 3]), good | {"wrong_phrase": "Here."}), convert=True)) == 5
+    assert "answers without their own key_phrase or accept, or with their wrong_phrase: 3, the first in line 3" in capsys.readouterr().out
     for text, mark in (("<s>[INST] Where? [/INST]", "[INST]"), ("Do it.\n### Response:", "### Response:"), ("\n\nHuman: Where?", "Human:"), ("Human:Where?", "Human:"), ("<|im_start|>user", "<|im_start|>")):
         load_sft_jsonl(write(tmp_path, good, good | {"prompt": text}), convert=True)
         assert f"marks of a chat template in their text: 1, the first in line 2 ({mark})" in capsys.readouterr().out

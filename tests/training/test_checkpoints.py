@@ -87,8 +87,9 @@ def test_one_wrong_byte_is_noticed(run, name):
 def test_the_state_of_another_step_is_noticed(run):
     shutil.copy(run / "checkpoint-4" / "trainer_state.json", run / "checkpoint-6")
     assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is of step 4"
-    (run / "checkpoint-6" / "trainer_state.json").write_text("[6]")
-    assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is not whole"
+    for other in ("[6]", '["ab"]', "{}"):
+        (run / "checkpoint-6" / "trainer_state.json").write_text(other)
+        assert checkpoint_problem(run / "checkpoint-6") == "trainer_state.json is not whole"
 
 
 def test_a_pickle_is_not_loaded(run, tmp_path):
