@@ -187,9 +187,12 @@ def main() -> int:
         if sys.stdout:  # `>&-` closes it
             sys.stdout.flush()
         return status
-    except (WrongUse, KeyboardInterrupt) as error:
-        _failed(str(error) or "Stopped.")
-        return 2 if isinstance(error, WrongUse) else 1
+    except WrongUse as error:
+        _failed(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _failed("Stopped.")
+        return 1
     except OSError as error:  # nobody reads any more, as behind `| head`, or the disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
         closed = isinstance(error, BrokenPipeError) or os.name == "nt" and error.errno == errno.EINVAL and not error.filename

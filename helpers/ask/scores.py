@@ -33,8 +33,8 @@ def score_answers(answers: Sequence, expected: Sequence, whole: bool = False) ->
 
     Expected is for each answer a phrase, a list of phrases of which one will do, or a record of the exam (`key_phrase` or
     `accept`, and perhaps `wrong_phrase`: what no right answer holds). whole: the answer must be the phrase and nothing more;
-    a full stop at the end makes no difference. Answers are Answer or plain text. Raises ValueError when the two lists differ in length, for what is no list, an answer that is no
-    text, and a phrase in which nothing stands.
+    a full stop at the end makes no difference. Answers are Answer or plain text. Raises ValueError when the two lists
+    differ in length, for what is no list, an answer that is no text, and a phrase in which nothing stands.
     """
     if alone := [name for name, given in (("answers", answers), ("expected", expected)) if isinstance(given, str | Mapping)]:
         raise ValueError(f"{alone[0]} is one text or record; put it into a list")

@@ -10,7 +10,7 @@ from helpers.data.beside import LOST, folded, says_nothing, strings
 from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
 from helpers.data.files import DatasetError, read_lines
 from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_note, learned_note, phrases_note, texts_notes
-from helpers.data.phrases import NO_SPACES, SCORED, phrases_of, plain
+from helpers.data.phrases import NO_SPACES, SCORED, phrases_under, plain
 from helpers.data.wording import SEEN
 
 PART, SENTENCE = {"type", "text"}, 3  # the keys of a part that are read; a text of more words is a sentence
@@ -113,7 +113,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     turns, faults = conversation(record, convert)
     if faults := faults or [fault for where, message in turns for fault in _faults_in_message(where, message)]:
         return record, faults
-    if blank := [key for key in SCORED if not all(map(plain, phrases_of({"accept": record.get(key)})))]:
+    if blank := [key for key in SCORED if not all(map(plain, phrases_under(key, record)))]:
         return record, [f'the key "{blank[0]}" is blank; write its phrase, or remove it']
     rest = other_keys(record)
     ignored.update((JOINED, key) for key in ("input", "context") if "messages" not in record and filled(record.get(key)) and says_nothing(record[key]))

@@ -38,14 +38,23 @@ SCORED = ("key_phrase", "accept", "wrong_phrase")  # the keys of a record that s
 def phrases_of(right) -> list[str]:
     """Return the phrases of which one must be in a right answer: of a record (null, NaN and an empty list name none), of a list, or the phrase itself."""
     if isinstance(right, Mapping):
-        accept = None if isinstance(right.get("accept"), bool) else right.get("accept")
-        right = next((each for each in (accept, right.get("key_phrase")) if not _is_missing(each)), [])
-    return [str(right)] if isinstance(right, str) or not isinstance(right, Iterable) else list(map(str, right))
+        return phrases_under("accept", right) or phrases_under("key_phrase", right)
+    return _as_phrases(right)
 
 
 def wrong_phrases_of(right) -> list[str]:
     """Return the phrases of which none is in a right answer, of a record; of anything else there are none."""
-    return phrases_of({"accept": right.get("wrong_phrase")}) if isinstance(right, Mapping) else []
+    return phrases_under("wrong_phrase", right) if isinstance(right, Mapping) else []
+
+
+def phrases_under(key: str, record: Mapping) -> list[str]:
+    """Return the phrases under one key of a record; a truth value is one under key_phrase alone."""
+    value = record.get(key)
+    return [] if _is_missing(value) or isinstance(value, bool) and key != "key_phrase" else _as_phrases(value)
+
+
+def _as_phrases(value: object) -> list[str]:
+    return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else list(map(str, value))
 
 
 def _is_missing(value: object) -> bool:
@@ -68,10 +77,9 @@ def holds_phrase(text: str, phrase: str) -> bool:
     return start >= 0
 
 
-def is_right(text: str, right, same: Callable[[str, str], bool] | None = None) -> bool:
+def is_right(text: str, right, same: Callable[[str, str], bool] = holds_phrase) -> bool:
     """Say whether a text holds one of the phrases (same: how that is told) and none of the wrong ones."""
-    found = any((same or holds_phrase)(text, phrase) for phrase in phrases_of(right))
-    return found and not any(holds_phrase(text, phrase) for phrase in wrong_phrases_of(right))
+    return any(same(text, phrase) for phrase in phrases_of(right)) and not any(holds_phrase(text, phrase) for phrase in wrong_phrases_of(right))
 
 
 def _alike(text: str, phrase: str) -> tuple[str, str]:
