@@ -46,14 +46,14 @@ def load(name, folder=DATA):
     return load_sft_jsonl(folder / f"{name}.jsonl")
 
 
-def base_and_tokenizer():
+def base_and_tokenizer(**options):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers.model.base_model import base_model_path
 
     path = base_model_path()
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options), AutoTokenizer.from_pretrained(path)
 
 
 def replay() -> list[dict]:
@@ -84,7 +84,7 @@ def make_trainer(kind: str, folder: str, callbacks: list, seed: int = 0, data: P
 
     from helpers.model.hardware import score_supervised_only, training_precision, use_free_cores
 
-    model, tokenizer = base_and_tokenizer()
+    model, tokenizer = base_and_tokenizer(**{} if kind == "article" else {"attn_implementation": "eager"})
     set_seed(seed)
     records = load("train", data) if data == DATA else load("train", data) + replay()
     common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": seed, **training_precision()}
