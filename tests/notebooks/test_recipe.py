@@ -26,7 +26,7 @@ OTHERWISE = {"output_dir", "logging_steps", "eval_strategy", "eval_steps", "eval
 def calls_in_07(name: str) -> list[dict]:
     """Return the keywords, as values, of each call of that name in notebook 07."""
     trees = [ast.parse(cell.source) for cell in read(FOLDER / "07_training.ipynb").cells if cell.cell_type == "code"]
-    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and name in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))]
     return [{word.arg: value(word.value) for word in call.keywords if word.arg} for call in calls]
 
 
@@ -68,6 +68,10 @@ def test_the_training_is_that_of_notebook_07(recipe):
 def test_what_it_leaves_open_is_as_in_notebook_07(recipe):
     """Two more settings that change a run: neither 07 nor the recipe names them, so both have TRL's defaults."""
     assert (recipe[1].gradient_accumulation_steps, recipe[1].lr_scheduler_type) == (1, "linear")
+
+
+def test_attention_is_computed_as_in_notebook_07(recipe):
+    assert {call["attn_implementation"] for call in calls_in_07("from_pretrained") if "attn_implementation" in call} == {recipe[2].attn_implementation}
 
 
 def test_it_runs_on_a_cpu_without_bf16(recipe):
