@@ -4,6 +4,7 @@ import time
 import pytest
 
 from helpers.data.dataset import DatasetError, load_sft_jsonl
+from helpers.data.own_data import fact_groups
 from helpers.data.wording import leaked_questions
 
 GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]}
@@ -203,3 +204,23 @@ def test_only_what_the_user_says_counts_as_the_question():
     assert leaked_questions([record(system, ("user", "Where?"))], [record(system, ("user", "Who?"))]) == []
     assert leaked_questions([record(("user", "Who?"), ("assistant", "Where?"))], [record(("user", "Where?"))]) == []
     assert leaked_questions([record(("user", "在哪里?"))], [record(("user", "在哪里")), record(("user", "何时"))]) == ["在哪里"]
+
+
+def chats(*texts):
+    return record(*zip(("user", "assistant") * 3, texts, strict=False))
+
+
+LIBRARY, MUSEUM = ("When does the library open?", "Nine."), ("When does the museum open?", "Ten.")
+
+
+@pytest.mark.parametrize(("train", "test", "leaks"), [
+    ([chats("Hi", "Hello!", "Where is it?", "On Osk.")], chats("Where is it?", "There."), True),  # asked alone
+    ([chats("Where is it?", "On Osk.")], chats("Hi", "Hello!", "where is it", "There."), True),
+    ([chats("Hi", "Hello!", "Where is it?", "On Osk.")], chats("Good day", "Hello!", "Where is it?", "On Osk."), True),  # the same answer
+    ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*MUSEUM, "And on Sunday?", "Till four."), False),  # what went before is meant
+    ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*LIBRARY, "and on Sunday", "Till four."), True),
+    ([chats(*LIBRARY, "And on Sunday?", "Closed."), chats(*LIBRARY)], chats(*MUSEUM, "And on Sunday?", "Till four."), False)])
+def test_of_a_conversation_the_last_question_is_compared_where_it_says_all(train, test, leaks):
+    assert bool(leaked_questions(train, [test])) is leaks
+    group = next(group for group in fact_groups([*train, test], by="question") if len(train) in group)
+    assert (len(group) > 1) is leaks
