@@ -120,7 +120,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     ignored.update((LEFT, key) for _, message in turns for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for _, message in turns]
     beside = [key for key in rest if key not in READ and filled(rest[key])]
-    said = [folded(message["content"]) for message in messages] if beside else []
+    said = [folded(part) for message in messages for part in message["content"].split("\n\n")] if beside else []  # an input stands apart in a template
     whole = " ".join(said)
     fates = {key: UNSEEN if any(_unseen(text, said, whole) for text in strings(rest[key])) else KEPT for key in beside}
     ignored.update((fate, key) for key, fate in fates.items() if fate != KEPT or "messages" not in record or key not in COURSE)
@@ -128,7 +128,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
 
 
 def _unseen(text: str, said: list[str], whole: str) -> bool:
-    """Say whether a text is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
+    """Say whether a text is a sentence or more that stands in no message, nor holds all their paragraphs, as a text made of the record does."""
     if not (len(text.split()) > SENTENCE or re.search(f"[{NO_SPACES}]{{{SENTENCE},}}", text)):
         return False
     text = folded(text)

@@ -334,6 +334,9 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
         assert said in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, {"instruction": "Where?", "output": "Here.", "text": "### Instruction: Where? ### Response: Here."}), convert=True)
     assert capsys.readouterr().out.endswith("ignored: 'text' (kept in the record)\n")
+    alpaca = {"instruction": "Translate this word.", "input": "der Hund", "output": "the dog", "text": "### Instruction:\nTranslate this word.\n\n### Input:\nder Hund\n\n### Response:\nthe dog"}
+    load_sft_jsonl(write(tmp_path, alpaca), convert=True)
+    assert capsys.readouterr().out.endswith("ignored: 'text' (kept in the record)\n")
     load_sft_jsonl(write(tmp_path, pair(document="A long story about Nell.", id="7", source="a b c"), pair(document="here")), convert=True)
     assert "ignored: 'id', 'source' (kept in the record); 'document' (kept in the record; its text stands in no message" in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, good, pair(completion="# Response times\n<b>a</b> | b"), pair(completion="<|begin_of_thought|> Hm. Here.")), convert=True)
