@@ -13,7 +13,7 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
 ROLES = ("system", "user", "assistant")
-RIGHT_ROLE = {"developer": "system", "human": "user", **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), "assistant")}
+RIGHT_ROLE = {"developer": "system", "human": "user", "prompter": "user", **dict.fromkeys(("gpt", "chatgpt", "chatbot", "model", "bot", "ai"), "assistant")}
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 ANSWERERS = ("assistant", *(name for name, role in RIGHT_ROLE.items() if role == "assistant"))
 SPEAKERS = (*ROLES, *RIGHT_ROLE, *TOOLS)

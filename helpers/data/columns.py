@@ -119,7 +119,8 @@ def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], c
     if len(columns) != 1 and (told := nested(record)) or not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
     elif slips := {key: right for key in record if (right := _meant(key)) and _is_slip(record, columns, key, right)}:
-        yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in slips.items())
+        told = dict.fromkeys(dict(PAIRS), "system") if columns and all(filled(record.get(column)) for column in columns) else {}  # the question is there
+        yield from (f'the key {key!r:.40} is no key that is read; write it as "{told.get(right, right)}", or remove it' for key, right in slips.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")

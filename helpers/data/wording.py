@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
-SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), the * operator: no punctuation
+SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), // alone, the * operator: no punctuation
     r"(?=[-*/%:^#!.'@&\s])(?:"  # where no sign begins, one look is enough
     r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
     r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)"
-    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
+    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<!\S)([*/%:^!@&]{2,}|%)(?!\S)|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), **dict.fromkeys("’′", "'"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.

@@ -300,6 +300,7 @@ def test_a_sign_between_spaces_is_the_same_question(one, other):
 
 @pytest.mark.parametrize(("one", "other"), [
     ("What is .5 of 10?", "What is 5 of 10?"), ("What is -x?", "What is x?"), ("Differentiate f'(x)", "Differentiate f(x)"), ("Differentiate f''(x)", "Differentiate f’(x)"),
+    *((f"What does {sign} do?", "What does % do?") for sign in ("//", "**", "&&", "!", "::")), ("What does // do?", "What does / do?"),
     ("What does the @ operator do in Python?", "What does the * operator do in Python?")])
 def test_a_sign_that_makes_another_question_is_no_leak(one, other):
     assert leaked_questions([record(one)], [record(other)]) == [] and leaked_questions([record(one)], [record(one.rstrip("?"))]) == [one.rstrip("?")]
