@@ -11,7 +11,7 @@ LOST = {key: mend for keys, mend in (  # what carries meaning and has no place i
     (("tools", "functions", "tool_calls", "tool_call_id", "function_call"), "calls of tools are not learned here: remove the record"),
     (("reasoning_content", "reasoning", "reasoning_details", "thinking"), "write the reasoning into the answer, or remove the key"),
     (("enable_thinking",), "this training is without thinking aloud: remove the key"),
-    (("weight", "weights", *IN_MESSAGES), "of a record the last answer alone is learned, so remove the key, and let each record end with an answer to learn"),
+    (("weight", "weights", *IN_MESSAGES), "the last answer of each record is learned, it alone and all alike, so remove the key, and let each record end with an answer to learn"),
     (("refusal",), "if it is the answer, write it as the content, else remove the record"),
     (PREFERENCES, "preferences are for TRL's DPOTrainer: here, "
      "write the chosen answer under completion, or, if it is a list of all messages, under messages, and remove the others"),

@@ -108,7 +108,7 @@ def pair(**more):
 REFUSED = {  # a record -> what is said about it
     "weight": (answer(weight=0), ('"weight" of message 2 would be lost', "remove the key")),
     "weights as OpenAI documents them": ({"messages": [ASKED, ANSWER | {"weight": 0}, ASKED, ANSWER | {"weight": 1}]},
-                                         ('"weight" of message 2 would be lost', "of a record the last answer alone is learned, so remove the key")),
+                                         ('"weight" of message 2 would be lost', "the last answer of each record is learned, it alone and all alike, so remove the key")),
     "a refusal": (answer(content=None, refusal="I can't."), ('"refusal" of message 2 would be lost', "write it as the content, else remove the record")),
     "loss of a message": (answer(loss=False), ('"loss" of message 2 would be lost', "remove the key")),
     "reasoning": (answer(reasoning_content="Hm."), ('"reasoning_content" of message 2', "into the answer")),
