@@ -22,7 +22,7 @@ QUIET = {"enable_thinking": False}  # for models that think aloud; the others pa
 
 def said(thing):  # the keys that say something
     return {key for key in thing.keys() - IGNORED
-            if thing[key] not in (None, [], {}, QUIET) and str(thing[key]).strip()}
+            if thing[key] not in (None, [], {}, QUIET, "<noinput>") and str(thing[key]).strip()}
 
 
 def to_row(record):
@@ -39,11 +39,11 @@ def to_row(record):
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     for turn in turns:
         text = isinstance(turn, dict) and said(turn) == {"role", "content"} and turn["content"]
-        if not isinstance(text, str) or not {*filter(str.isprintable, text)} - {*" \u2800\u3164"}:
-            raise ValueError("a message has a role, a content with text, and nothing else")
+        if (not isinstance(text, str) or not {*filter(str.isprintable, text)} - {*" \u2800\u3164"}
+                or text.lstrip()[:7].replace("'", '"') in ('[{"role', '[{"cont')):
+            raise ValueError("a message has a role, a text (no list written as one), no other key")
         text.encode()  # an emoji cut in two is no text
-    roles = [turn["role"] for turn in turns]
-    roles = roles[roles[0] == "system":]
+    roles = [turn["role"] for turn in turns][turns[0]["role"] == "system":]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise ValueError("questions and answers must come in turn; the last is an answer")
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
@@ -59,9 +59,9 @@ def unique(pairs):
 def read(path):
     rows, place = [], 1
     try:
-        for line in Path(path).read_text(encoding="utf-8-sig").split("\n"):
+        for line in Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
             if line.strip():
-                rows.append(to_row(json.loads(line, object_pairs_hook=unique)))
+                rows.append(to_row(json.loads(line.decode(), object_pairs_hook=unique)))
             place += 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         sys.exit(f"{path}:{place}: {type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ SAME = (("prompt", "instruction", "question", "query", "definition", "input", "i
 VERDICTS = ("accept", "reject", "ignore")  # Prodigy's answers, which are about the text
 BESIDE = ("choices", "options", "passage", "article")  # what a question may need to be one
 ROLES = ("system", "user", "assistant")
-RIGHT_ROLE = {"developer": "system", "human": "user", **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), "assistant")}
+RIGHT_ROLE = {"developer": "system", "human": "user", "prompter": "user", **dict.fromkeys(("gpt", "chatgpt", "chatbot", "model", "bot", "ai"), "assistant")}
 TOOLS = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")  # roles of calls and results
 ANSWERERS = ("assistant", *(name for name, role in RIGHT_ROLE.items() if role == "assistant"))
 SPEAKERS = (*ROLES, *RIGHT_ROLE, *TOOLS)
@@ -117,10 +117,17 @@ def candidates(record: dict) -> str:
     return f"there are several candidates ({' and '.join(f'{key!r:.40}' for key in found[:4])})" if found and not single else ""
 
 
-def missing(record: dict, column: str) -> str:
-    """Say that half of a conversation is missing, and which key may be it."""
+def nested(record: dict) -> str:
+    """Name the keys in which one half of a conversation, or both, stands within objects alone; "" if there are none."""
     if any(isinstance(value, dict) and isinstance(value.get("replies"), list) for value in record.values()):
         return f"a tree of replies stands in the record; follow one branch of it, and write its turns as messages: {FORM}"
+    halves = [[key for key, value in record.items() if filled(value) and {name := key.strip().casefold(), name.removesuffix("s")} & {*names}] for names in SAME]
+    keys = [key for half in halves if all(isinstance(record[key], dict) for key in half) for key in half if not any(map(key_of_chat, record.values()))]
+    return f'objects stand under {" and ".join(map(quoted, keys))}; write the text of the question as "prompt", and that of its answer as "completion"' if keys else ""
+
+
+def missing(record: dict, column: str) -> str:
+    """Say that half of a conversation is missing, and which key may be it."""
     if several := column in SAME[1] and candidates(record):
         return f'{several}; choose one, write it under "{column}", and remove the others'
     other = next((key for names in SAME if column in names for key in _named(record, names)), None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 
-from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, key_of_chat, list_as_text, missing, no_columns, quoted
+from helpers.data.advice import FORM, MESSAGE, NO_MESSAGES, PAIRS, SAME, filled, key_of_chat, list_as_text, missing, nested, no_columns, quoted
 from helpers.data.beside import ASKED, IN_MESSAGES, LOST, carries, folded, held, says_more, says_nothing, side_of, strings, verdict_on
 from helpers.data.chat import THINKING_OFF
 from helpers.data.phrases import SCORED
@@ -116,10 +116,11 @@ def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bo
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
-    if not columns and (told := no_columns(record)) != NO_MESSAGES:
+    if len(columns) != 1 and (told := nested(record)) or not columns and (told := no_columns(record)) != NO_MESSAGES:
         yield told
     elif slips := {key: right for key in record if (right := _meant(key)) and _is_slip(record, columns, key, right)}:
-        yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in slips.items())
+        told = dict.fromkeys(dict(PAIRS), "system") if columns and all(filled(record.get(column)) for column in columns) else {}  # the question is there
+        yield from (f'the key {key!r:.40} is no key that is read; write it as "{told.get(right, right)}", or remove it' for key, right in slips.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")

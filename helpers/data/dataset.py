@@ -8,12 +8,20 @@ from pathlib import Path
 from helpers.data.advice import FORM, MESSAGE, PART_TYPES, RIGHT_ROLE, ROLES, TOOLS, filled, key_of_chat, list_as_text, part_name
 from helpers.data.beside import LOST, folded, says_nothing, strings
 from helpers.data.columns import COURSE, READ, conversation, lost_keys, other_keys
-from helpers.data.files import DatasetError, read_lines
+from helpers.data.files import LIST, DatasetError, read_lines
 from helpers.data.notes import JOINED, KEPT, LEFT, UNSEEN, ignored_note, joined_note, learned_note, phrases_note, texts_notes
 from helpers.data.phrases import NO_SPACES, SCORED, phrases_under, plain
 from helpers.data.wording import SEEN
 
 PART, SENTENCE = {"type", "text"}, 3  # the keys of a part that are read; a text of more words is a sentence
+SLIPS = [(re.compile(pattern), mend) for pattern, mend in (  # the parser's words, and what stands there -> what to do
+    (r".*: (?:```|//|/\*|#)", "remove the comment, or the mark of Markdown"),
+    (r".*: ['‘’“”„`]|Expecting property.*: \w", "JSON's quotation marks are straight double ones: write keys and texts in them, as json.dumps does"),
+    (r".*: (?:None|True|False)\b", "write null, true and false, as json.dumps does"),
+    (r"Invalid \\", "double each backslash of LaTeX or of a path, as json.dumps does"),
+    ("Invalid control|Unterminated", r'a text ends on its line with a quotation mark: write a line break within it as \n, and a tab as \t'),
+    (r"Expecting ',' delimiter: \w", r'write a quotation mark within a text as \"'),
+)]
 SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
 
 
@@ -64,7 +72,7 @@ def _check_line(line: bytes, convert: bool, ignored: Counter) -> tuple[object, l
     if line.startswith(codecs.BOM_UTF8):
         return None, ["a byte order mark stands before the record (two files joined?); remove it, or join them in an editor"]
     try:
-        text = line.decode("utf-8").strip(" \t\r")
+        text = line.decode("utf-8").rstrip(" \t\r")
         return _check_record(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number), convert, ignored)
     except UnicodeDecodeError as error:
         return None, [f"the text is not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8 in your editor"]
@@ -96,19 +104,21 @@ def _broken_json(text: str, error: json.JSONDecodeError) -> str:
         return "a comma follows the record; JSONL has nothing between its lines, so remove the comma"
     if rest.lstrip("\ufeff, \t\r").startswith("{"):
         return f"two records stand on one line, the second from column {error.colno}; put each on a line of its own"
-    if error.msg.startswith("Expecting property name") and text[error.pos:error.pos + 1] in tuple("'‘’“”"):
-        return "the quotation marks are not JSON's; write straight double ones, as json.dumps does"
     # Python 3.13 points at the comma, older versions at the bracket after it.
     before = text[:error.pos + 1] if text[error.pos:error.pos + 1] == "," else text[:error.pos]
     if before.rstrip().endswith(",") and text[len(before):].lstrip()[:1] in ("}", "]"):
         return f"a trailing comma at column {len(before.rstrip())}; remove the comma before the closing bracket"
-    return f"broken JSON at column {error.colno} ({error.msg}); write one complete JSON object on this line"
+    mend = next((mend for pattern, mend in SLIPS if pattern.match(f"{error.msg}: {text[error.pos:error.pos + 9]}")), "write one complete JSON object on this line")
+    return f"broken JSON at column {error.colno} ({error.msg}); {mend}"
 
 
 def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[object, list[str]]:
     """Return a record with its messages, and all that is wrong with it, each with what to do."""
     if not isinstance(record, dict):
-        mend = f'put {{"{key}": before the list and }} behind it' if (key := key_of_chat(record)) else f"write {FORM}"
+        inside = isinstance(record, list) and any(isinstance(each, dict) for each in record)
+        again = isinstance(record, str) and record.lstrip().startswith(("{", "["))
+        mend = LIST[1] if inside else "apply json.loads to it once more, and write what that gives" if again else f"write {FORM}"
+        mend = f'put {{"{key}": before the list and }} behind it' if (key := key_of_chat(record)) else mend
         return record, [f"the line holds a {type(record).__name__}, not an object; {mend}"]
     turns, faults = conversation(record, convert)
     if faults := faults or [fault for where, message in turns for fault in _faults_in_message(where, message)]:
@@ -120,7 +130,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     ignored.update((LEFT, key) for _, message in turns for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for _, message in turns]
     beside = [key for key in rest if key not in READ and filled(rest[key])]
-    said = [folded(message["content"]) for message in messages] if beside else []
+    said = [folded(part) for message in messages for part in message["content"].split("\n\n")] if beside else []  # an input stands apart in a template
     whole = " ".join(said)
     fates = {key: UNSEEN if any(_unseen(text, said, whole) for text in strings(rest[key])) else KEPT for key in beside}
     ignored.update((fate, key) for key, fate in fates.items() if fate != KEPT or "messages" not in record or key not in COURSE)
@@ -128,7 +138,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
 
 
 def _unseen(text: str, said: list[str], whole: str) -> bool:
-    """Say whether a text is a sentence or more that stands in no message, nor holds them all, as a text made of the record does."""
+    """Say whether a text is a sentence or more that stands in no message, nor holds all their paragraphs, as a text made of the record does."""
     if not (len(text.split()) > SENTENCE or re.search(f"[{NO_SPACES}]{{{SENTENCE},}}", text)):
         return False
     text = folded(text)

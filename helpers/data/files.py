@@ -36,6 +36,9 @@ KINDS = (  # what a file that is no JSONL looks like, what it is, and what to do
 )
 COLUMNS = (({"columns", "index", "data"}, "split"), ({"columns", "data"}, "split"), ({"schema", "data"}, "table"))  # pandas' own forms of a table
 NO_NAMES = ' (without a line of names: header=None, names=["prompt", "completion"])'
+NAMES = {*sum(SAME, ()), *HOLDERS}  # of columns that hold half of a conversation, or all of it
+CELLS = "1: each line is a cell of a CSV table (JSON that went through a spreadsheet); read it with Python's csv module, and write the cells as lines"
+RAGGED = "1: this is a table with a {} between its columns ({}), but the rows below their names are missing or not as long; export it again with quotation marks around each text"
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
 LONGEST_CELL = 2**31 - 1  # of a table; the csv module's own limit is 131,072 characters
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's
@@ -138,6 +141,8 @@ def _columns_kind(path: str | Path, table: dict) -> str | None:
 
 def _table_kind(path: str | Path, lines: list[str], blank: int, utf8: bool) -> str:
     """Say what kind of table these lines are, above which so many blank ones stand, or that they are text; utf8: the whole file is."""
+    if lines[0].startswith('"{""'):
+        return CELLS
     if before := re.match(r'([^{,;\t]{1,12})\{"', lines[0]):
         return f"1: {before[1]!r} stands before the object; remove it, so that each line is one JSON object and nothing else"
     skip = 1 if re.fullmatch(r"sep=.", lines[0].strip()) else 0  # a line for Excel
@@ -145,11 +150,12 @@ def _table_kind(path: str | Path, lines: list[str], blank: int, utf8: bool) -> s
         if (above := _lines_above_names(lines[skip:], separator)) is not None:
             mend = _with_pandas("csv", path, ALL_TEXT + option + f", skiprows={blank + skip + above}" * bool(skip + above))
             names = [name.strip(' "').casefold() for name in lines[skip + above].split(separator)]
-            mend += NO_NAMES * (len(names) == 2 and not {*names} & {*sum(SAME, ()), *HOLDERS})
+            mend += NO_NAMES * (len(names) == 2 and not NAMES & {*names})
             if not utf8:
                 mend = "its text is not UTF-8: save it as CSV in UTF-8 first, and check that file"
             return f"1: this is a table with a {name} between its columns ({kind}); {mend}"
-    return TEXT
+    first = "".join(lines[skip:skip + 1]).casefold().replace('"', "")  # in prose a space follows a comma
+    return next((RAGGED.format(*names) for separator, names in TABLES.items() if len(NAMES & {*first.split(separator)}) > 1), TEXT)
 
 
 def _lines_above_names(lines: list[str], separator: str) -> int | None:

@@ -15,6 +15,9 @@ NOTED = [(re.compile(pattern, re.MULTILINE), *said) for pattern, *said in (  # w
      ANY, "the marks of a chat template in their text", "the template writes its own, so remove them"),
     (r"<(?:image|audio|video)>|<img\b", ANY, "a place for a picture or a sound in their text", "the model reads text only, so remove the records that need it"),
     (r"\A(?i:\s*(?:nan|none|null|undefined|<?no ?input>?)\s*)\Z", ANY, "a program's word for nothing in place of a text", "leave them out, unless the word is meant"),
+    (r"[\0-\x08\x0b\x0c\x0e-\x1f]\w*", ANY, "a control character in their text",
+     r"JSON reads \b, \f, \n, \r and \t as such, so double each backslash of LaTeX or of a path (\\frac), and remove any other"),
+    (r"[\x80-\x9f\ufffd]", ANY, "a character that was lost in another encoding", "read its source in the encoding that it has, and write it again"),
     (r"\A\s+", LAST, "an answer that begins with white space", "it may become one token with the template's own, so remove it where it says nothing"),
 )]
 
@@ -51,10 +54,10 @@ def phrases_note(records: list[dict], numbers: list[int]) -> str:
 
 
 def texts_notes(records: list[dict], numbers: list[int]) -> list[str]:
-    """Say how many records hold the marks that a chat template writes, places for pictures, or answers that say nothing, or begin with a space."""
+    """Say for each sign of NOTED how many records hold it, and which is the first."""
     notes = []
     for sign, where, what, mend in NOTED:
-        hits = [(number, found[0].strip()) for record, number in zip(records, numbers, strict=True)
+        hits = [(number, repr(found[0].strip(" \t\r\n"))[1:-1]) for record, number in zip(records, numbers, strict=True)
                 if (found := next(filter(None, (sign.search(message["content"]) for message in record["messages"][where])), None))]
         if hits:
             notes.append(f"records with {what}: {len(hits):,}, the first in line {hits[0][0]}{f' ({hits[0][1]:.20})' * bool(hits[0][1])}; {mend}")

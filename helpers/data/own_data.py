@@ -38,8 +38,8 @@ class Split(NamedTuple):
 def fact_groups(records: list[dict], by: str = "answer") -> list[list[int]]:
     """Return groups of places in `records`; records of one group have an answer or a question in common.
 
-    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message too, unless
-    it is what differs (wording.asked_words). The answer is the one that is learned; a record that
+    by="question" looks at the questions alone. Case, punctuation and spaces are ignored, a system message and what stands
+    before the last question too, unless they are what differs (wording.asked_words). The answer is the one that is learned; a record that
     another one goes on from belongs to it, but not a greeting, from which more than four go on. Raises ValueError for another word in by.
     """
     if not isinstance(by, str) or by not in SHARED:

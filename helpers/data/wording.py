@@ -1,15 +1,16 @@
 """Compare what records say: whose question it is, in which words, and which of the answers are learned."""
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "So")  # letters, marks, numbers, and emoji
 SYMBOLS = ("Sm", "Sc")  # + < = and money; each is a word
-SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), the * operator: no punctuation
+SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), // alone, the * operator: no punctuation
     r"(?=[-*/%:^#!.'@&\s])(?:"  # where no sign begins, one look is enough
     r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
     r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)"
-    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
+    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<!\S)([*/%:^!@&]{2,}|%)(?!\S)|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), **dict.fromkeys("’′", "'"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
@@ -54,8 +55,8 @@ def are_messages(messages: object) -> bool:
 def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
     """Return the questions of `test` that stand in `train` too, whatever their case, punctuation, spaces and invisible signs.
 
-    Where all ask in few ways, the system message is a part of the question (asked_words). Raises ValueError for a
-    record without messages of text.
+    What is compared of a conversation, and where its system message is a part of the question, asked_words says. Raises
+    ValueError for a record without messages of text.
     """
     train, test = conversations(train, "train"), conversations(test, "test")
     asked = asked_words([*train, *test])
@@ -64,8 +65,17 @@ def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
 
 
 def asked_words(records: list[dict]) -> list[tuple[str, ...]]:
-    """Return the words of each record's questions; where all ask in few ways ("Summarise."), after those of its system message."""
+    """Return the words of each record's question: of its last user message where that says all, else of all of them.
+
+    It says all where another record asks it alone ("Where is it?" behind a greeting), or where whoever asks it last gets
+    the same answer; "And on Sunday?", answered in several ways, does not, so that two conversations which end in it are
+    compared whole. Where all ask in few ways ("Summarise."), the words stand after those of the system message.
+    """
     asked, told = ([words(said(record, role)) for record in records] for role in ("user", "system"))
+    last = [words(next((message["content"] for message in reversed(record["messages"]) if message["role"] == "user"), "")) for record in records]
+    answers = Counter(end for end, _ in {(end, words(record["messages"][-1]["content"])) for end, record in zip(last, records, strict=True)})
+    alone = {end for whole, end in zip(asked, last, strict=True) if whole == end}
+    asked = [end if end in alone or answers[end] == 1 else whole for whole, end in zip(asked, last, strict=True)]
     if len(set(asked)) < FEW_WAYS <= len(set(told)):
         return [system + question for system, question in zip(told, asked, strict=True)]
     return asked

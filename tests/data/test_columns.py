@@ -107,6 +107,9 @@ def pair(**more):
 
 REFUSED = {  # a record -> what is said about it
     "weight": (answer(weight=0), ('"weight" of message 2 would be lost', "remove the key")),
+    "weights as OpenAI documents them": ({"messages": [ASKED, ANSWER | {"weight": 0}, ASKED, ANSWER | {"weight": 1}]},
+                                         ('"weight" of message 2 would be lost', "the last answer of each record is learned, it alone and all alike, so remove the key")),
+    "a refusal": (answer(content=None, refusal="I can't."), ('"refusal" of message 2 would be lost', "write it as the content, else remove the record")),
     "loss of a message": (answer(loss=False), ('"loss" of message 2 would be lost', "remove the key")),
     "reasoning": (answer(reasoning_content="Hm."), ('"reasoning_content" of message 2', "into the answer")),
     "tool calls": (answer(content=None, tool_calls=[{"id": "1"}]), ('"tool_calls" of message 2', "remove the record")),
@@ -168,6 +171,12 @@ REFUSED = {  # a record -> what is said about it
     "few shots as a system": ({"messages": [ASKED, ANSWER], "system": [ASKED, ANSWER]}, ('"system" is [{', "not text")),
     "a part's weight in words": (answer(content=[{"type": "text", "text": "Here.", "weight": "zero"}]), ('"weight" of message 2 would be lost', "remove the key")),
     "many candidates with as many models": ({"instruction": "q", "models": ["a", "b"], "completions": ["x", "y"]}, ("candidates ('completions')", "choose one")),
+    "halves within objects": ({"inputs": {"question": "Where?"}, "outputs": {"answer": "Here."}}, ('objects stand under "inputs" and "outputs"', 'question as "prompt"')),
+    "an answer within an object": ({"input": "Where?", "output": {"text": "Here."}}, ('objects stand under "output"', 'answer as "completion"')),
+    "an export of Argilla's": ({"fields": {"instruction": "Where?"}, "responses": {"answer": [{"value": "Here."}]}}, ('objects stand under "responses"', 'as "completion"')),
+    "a batch of OpenAI's": ({"custom_id": "1", "response": {"body": {"choices": [{"message": ANSWER}]}}}, ('objects stand under "response"', 'as "completion"')),
+    "an object about the conversation": ({"user": {"id": 5}, "dialog": [ASKED, ANSWER]}, ("stands under 'dialog'", 'rename that key to "messages"')),
+    "an object beside a question": ({"question": "Where?", "context": {"title": "Osk"}, "answer": "Here."}, ('"question" and "answer" are not read', '"prompt" and "completion"')),
     "a tree": ({"prompt": {"text": "Where?", "replies": [{"text": "Here."}]}}, ("a tree of replies", "one branch")),
     "a slip that would be lost": (pair(image_urls=["a.png"]), ('the meaning of "image_urls" would be lost', "text only")),
     "preferences of torchtune": ({"chosen_conversations": [ASKED, ANSWER], "rejected_conversations": [ASKED, ANSWER]}, ('"chosen_conversations" and "rejected_conversations"', "DPOTrainer")),
@@ -193,6 +202,9 @@ REFUSED = {  # a record -> what is said about it
     "history, half": (pair(history=[["a", ""]]), ('"history" holds a turn that is blank', "write its text")),
     "history, null": (pair(history=[["a", None]]), ('"history" holds a turn that is blank', "write its text")),
     "system of a number": (pair(system=3), ('"system" is 3, not text', "quotation marks")),
+    "instructions beside a question": (pair(instructions="Be brief."), ("'instructions' is no key that is read", 'write it as "system"')),
+    "instructions beside messages": (answer() | {"instructions": "Be brief."}, ("'instructions' is no key that is read", 'write it as "system"')),
+    "instructions and an input": ({"instructions": "Translate.", "input": "Hund", "output": "dog"}, ("'instructions' is no key that is read", 'write it as "instruction"')),
     "misspelt": (pair(sytem="Be brief."), ("'sytem' is no key that is read", 'write it as "system"')),
     "another spelling": (pair(system_prompt="Be brief."), ("'system_prompt' is no key that is read", 'write it as "system"')),
     "capitals": (pair(SYSTEM="Be brief."), ("'SYSTEM' is no key that is read", 'write it as "system"')),
@@ -233,6 +245,8 @@ REFUSED = {  # a record -> what is said about it
     "prompt and answer": ({"prompt": "Where?", "answer": "Here."}, ('"completion" is missing', 'rename "answer"')),
     "developer": ({"messages": [SYSTEM | {"role": "developer"}, ASKED, ANSWER]}, ("role 'developer'", "write system")),
     "human": ({"messages": [ASKED | {"role": "human"}, ANSWER]}, ("role 'human'", "write user")),
+    "prompter": ({"messages": [ASKED | {"role": "prompter"}, ANSWER]}, ("role 'prompter'", "write user")),
+    "Chatbot": (answer(role="Chatbot"), ("role 'Chatbot'", "write assistant")),
     "gpt": (answer(role="gpt"), ("role 'gpt'", "write assistant")),
     "Assistant": (answer(role="Assistant"), ("role 'Assistant'", "write assistant")),
     "tool": (answer(role="tool"), ("role 'tool'", "calls of tools are not learned here: remove the record")),
@@ -330,6 +344,9 @@ def test_what_would_score_or_train_otherwise_than_meant_is_said_and_no_fault(tmp
         load_sft_jsonl(write(tmp_path, pair(), pair(completion=text)), convert=True)
         assert said in capsys.readouterr().out
     load_sft_jsonl(write(tmp_path, {"instruction": "Where?", "output": "Here.", "text": "### Instruction: Where? ### Response: Here."}), convert=True)
+    assert capsys.readouterr().out.endswith("ignored: 'text' (kept in the record)\n")
+    alpaca = {"instruction": "Translate this word.", "input": "der Hund", "output": "the dog", "text": "### Instruction:\nTranslate this word.\n\n### Input:\nder Hund\n\n### Response:\nthe dog"}
+    load_sft_jsonl(write(tmp_path, alpaca), convert=True)
     assert capsys.readouterr().out.endswith("ignored: 'text' (kept in the record)\n")
     load_sft_jsonl(write(tmp_path, pair(document="A long story about Nell.", id="7", source="a b c"), pair(document="here")), convert=True)
     assert "ignored: 'id', 'source' (kept in the record); 'document' (kept in the record; its text stands in no message" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from helpers.data.dataset import DatasetError, load_sft_jsonl
+from helpers.data.own_data import fact_groups
 from helpers.data.wording import leaked_questions
 
 GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]}
@@ -24,8 +25,24 @@ FAULTS = {
     "comma after the record": (json.dumps(GOOD) + ",", "remove the comma"),
     "two records": (json.dumps(GOOD) + " " + json.dumps(GOOD), "two records stand on one line"),
     "two records and a comma": (json.dumps(GOOD) + ", " + json.dumps(GOOD), "put each on a line of its own"),
-    "a dictionary of Python's": ("{'messages': []}", "quotation marks are not JSON's"),
+    "a dictionary of Python's": ("{'messages': []}", "JSON's quotation marks are straight double ones"),
     "curly quotation marks": ("{“messages”: []}", "straight double ones"),
+    "a text of Python's": ("""{"prompt": 'a'}""", "broken JSON at column 12 (Expecting value); JSON's quotation marks are straight double ones"),
+    "a curly text": ('{"prompt": “a”}', "straight double ones"),
+    "a key without them": ('{prompt: "a"}', "straight double ones"),
+    "None": ('{"prompt": None}', "write null, true and false"),
+    "True": ('{"prompt": "a", "ok": True}', "write null, true and false"),
+    "a raw tab": ('{"prompt": "a\tb"}', r"and a tab as \t"),
+    "a text that goes on below": ('{"prompt": "a', r"write a line break within it as \n"),
+    "a path": ('{"prompt": "C:\\Users"}', "double each backslash of LaTeX or of a path"),
+    "LaTeX": ('{"prompt": "\\usepackage"}', "double each backslash"),
+    "quoted within a text": ('{"prompt": "say "hi" now"}', r'write a quotation mark within a text as \"'),
+    "a fence": ("```", "remove the comment, or the mark of Markdown"),
+    "a comment behind a record": (json.dumps(GOOD) + " // mine", "remove the comment"),
+    "indented": ('   {"a": x}', "broken JSON at column 10 "),
+    "indented, a trailing comma": ('   {"a": "b",}', "a trailing comma at column 13"),
+    "a list of records": (json.dumps([GOOD, GOOD]), "holds a list, not an object; write each of its objects on a line of its own"),
+    "a text in quotation marks": ('"a"', "holds a str, not an object; write {"),
     "a key twice": ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "'content' stands twice"),
     "not a number": ('{"messages": [], "score": NaN}', "NaN is not JSON; write null"),
     "5,000 digits": ('{"messages": [], "id": ' + "9" * 5000 + "}", "too many digits; write it as text"),
@@ -36,7 +53,7 @@ FAULTS = {
     "trailing comma": ('{"messages": [{"role": "user", "content": "a"},]}', "trailing comma"),
     "a list": ("[1]", "not an object"),
     "a blank that is none in JSON": (json.dumps(GOOD) + "\u00a0", "broken JSON"),
-    "a record in quotation marks": (json.dumps(json.dumps(GOOD)), "holds a str, not an object"),
+    "a record in quotation marks": (json.dumps(json.dumps(GOOD)), "holds a str, not an object; apply json.loads to it once more"),
     "no messages": ('{"text": "a"}', '"messages" is missing'),
     "empty messages": ('{"messages": []}', "is empty"),
     "messages no list": ('{"messages": "a"}', "not a list"),
@@ -203,3 +220,23 @@ def test_only_what_the_user_says_counts_as_the_question():
     assert leaked_questions([record(system, ("user", "Where?"))], [record(system, ("user", "Who?"))]) == []
     assert leaked_questions([record(("user", "Who?"), ("assistant", "Where?"))], [record(("user", "Where?"))]) == []
     assert leaked_questions([record(("user", "在哪里?"))], [record(("user", "在哪里")), record(("user", "何时"))]) == ["在哪里"]
+
+
+def chats(*texts):
+    return record(*zip(("user", "assistant") * 3, texts, strict=False))
+
+
+LIBRARY, MUSEUM = ("When does the library open?", "Nine."), ("When does the museum open?", "Ten.")
+
+
+@pytest.mark.parametrize(("train", "test", "leaks"), [
+    ([chats("Hi", "Hello!", "Where is it?", "On Osk.")], chats("Where is it?", "There."), True),  # asked alone
+    ([chats("Where is it?", "On Osk.")], chats("Hi", "Hello!", "where is it", "There."), True),
+    ([chats("Hi", "Hello!", "Where is it?", "On Osk.")], chats("Good day", "Hello!", "Where is it?", "On Osk."), True),  # the same answer
+    ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*MUSEUM, "And on Sunday?", "Till four."), False),  # what went before is meant
+    ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*LIBRARY, "and on Sunday", "Till four."), True),
+    ([chats(*LIBRARY, "And on Sunday?", "Closed."), chats(*LIBRARY)], chats(*MUSEUM, "And on Sunday?", "Till four."), False)])
+def test_of_a_conversation_the_last_question_is_compared_where_it_says_all(train, test, leaks):
+    assert bool(leaked_questions(train, [test])) is leaks
+    group = next(group for group in fact_groups([*train, test], by="question") if len(train) in group)
+    assert (len(group) > 1) is leaks

@@ -158,6 +158,17 @@ def test_a_programs_word_for_nothing_is_named_wherever_it_becomes_a_text(tmp_pat
     assert note in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    (r"Compute \frac{1}{2}.", r"a control character in their text: 1, the first in line 2 (\x0crac); JSON reads \b, \f"),
+    (r"In C:\new\temp\backup.", r"a control character in their text: 1, the first in line 2 (\x08ackup)"), (r"\u001b[31mred", r"a control character in their text: 1, the first in line 2 (\x1b)"),
+    ("caf\ufffd", "lost in another encoding: 1, the first in line 2 (\ufffd); read its source"), ("It\x92s", r"lost in another encoding: 1, the first in line 2 (\x92)"),
+    (r"one\ttwo\nthree\r\nfour", ""), (r"\\frac{1}{2}", ""), ("caf\u00e9 \u00a0\u2028", "")])
+def test_what_reading_has_made_of_a_text_is_named(tmp_path, capsys, text, said):
+    (tmp_path / "t.jsonl").write_text(json.dumps(record("q")) + '\n{"prompt": "' + text + '", "completion": "a"}\n', encoding="utf-8")
+    load_sft_jsonl(tmp_path / "t.jsonl", convert=True)
+    assert said in (out := capsys.readouterr().out) and out.count("\n") == bool(said)
+
+
 def test_a_text_that_ends_in_such_a_word_means_it(tmp_path, capsys):
     load(tmp_path, record("What does print(x) show?\n\nnull", "Known side effects:\n\nNone"))
     assert not capsys.readouterr().out
@@ -289,6 +300,7 @@ def test_a_sign_between_spaces_is_the_same_question(one, other):
 
 @pytest.mark.parametrize(("one", "other"), [
     ("What is .5 of 10?", "What is 5 of 10?"), ("What is -x?", "What is x?"), ("Differentiate f'(x)", "Differentiate f(x)"), ("Differentiate f''(x)", "Differentiate f’(x)"),
+    *((f"What does {sign} do?", "What does % do?") for sign in ("//", "**", "&&", "!", "::")), ("What does // do?", "What does / do?"),
     ("What does the @ operator do in Python?", "What does the * operator do in Python?")])
 def test_a_sign_that_makes_another_question_is_no_leak(one, other):
     assert leaked_questions([record(one)], [record(other)]) == [] and leaked_questions([record(one)], [record(one.rstrip("?"))]) == [one.rstrip("?")]

@@ -95,6 +95,10 @@ FAULTS = {
     "an earlier turn of a tool": '{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}, '
                                  '{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}',
     "a system message alone": '{"messages": [{"role": "system", "content": "a"}]}',
+    "turns as Python writes them": """{"prompt": "[{'role': 'user', 'content': 'a'}]", "completion": "b"}""",
+    "turns as NumPy writes them": """{"prompt": "[{'content': 'Be brief.', 'role': 'system'}\\n {'content': 'a', 'role': 'user'}]", "completion": "b"}""",
+    "turns of JSON in a text": '{"instruction": "[{\\"role\\": \\"user\\", \\"content\\": \\"a\\"}]", "output": "b"}',
+    "no answer, as alpaca writes nothing": '{"prompt": "a", "completion": "<noinput>"}',
     "a part": '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}',
     "nothing to see": '{"prompt": "a", "completion": "\\u200b"}',
     "drawn as nothing": '{"prompt": "a", "completion": "\\u3164 \\u2800"}',
@@ -125,7 +129,7 @@ def test_a_file_that_is_no_text_ends_it_with_one_sentence(data, script, tmp_path
 
 
 @pytest.mark.parametrize("record", [
-    {"instruction": "a", "input": " ", "output": "b"}, {"prompt": None, "completion": None, "instruction": "a", "output": "b"},
+    {"instruction": "a", "input": " ", "output": "b"}, {"instruction": "a", "input": "<noinput>", "output": '[{"name": "b"}]'}, {"prompt": None, "completion": None, "instruction": "a", "output": "b"},
     {"prompt": "a", "completion": "🐐"}, {"id": 0, "prompt": "a", "completion": "b", "input": None},
     {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "chat_template_kwargs": {"enable_thinking": False}},
     {"messages": [{"role": "user", "content": "a", "name": None, "tool_calls": []}, {"role": "assistant", "content": "b"}]},
@@ -134,6 +138,12 @@ def test_what_it_takes_the_course_reads_alike(record, script, tmp_path):
     path = write(tmp_path / "own.jsonl", [record])
     row, = script.read(path)
     assert row["prompt"] + row["completion"] == load_sft_jsonl(path, convert=True)[0]["messages"]
+
+
+def test_a_byte_that_is_no_text_is_placed_in_its_line(script, tmp_path):
+    (tmp_path / "own.jsonl").write_bytes(b'{"prompt": "a", "completion": "b"}\n' * 2 + b'{"prompt": "caf\xe9", "completion": "b"}\n')
+    with pytest.raises(SystemExit, match=r"own\.jsonl:3: UnicodeDecodeError"):
+        script.read(tmp_path / "own.jsonl")
 
 
 def test_all_rows_with_one_question_go_to_one_side(script):
