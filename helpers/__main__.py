@@ -1,18 +1,20 @@
 """The course's one command line, `python -m helpers COMMAND`: what is useful without a notebook."""
 import argparse
 import errno
-import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import helpers
 
 STOPPED = "Stopped; nothing was left behind."
 STATUS = "Exit status: 0 all well, 1 a fault was found or something failed, 2 wrong use."
-CLASSIFIERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
-MODEL_CLASSES = CLASSIFIERS | {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel"}  # by the task of an adapter
+MODEL_CLASSES = {  # by the task of an adapter
+    "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURE_EXTRACTION": "AutoModel", "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering"}
+TOKENS = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")  # without such a file transformers makes a tokenizer of a handful of tokens
 
 
 class WrongUse(Exception):
@@ -74,31 +76,38 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     if (folder / "adapter_config.json").is_file():
         raise WrongUse(f"--base {base}: this is an adapter; give the model that it was trained on")
     import torch
-    import transformers
     from transformers import AutoTokenizer
 
     from helpers.adapter import FAULTS, diagnose_adapter
+    from helpers.adapter.checks import HEADED
+    from helpers.adapter.diagnosis import lora_config
+    from helpers.adapter.state import read_tensors
     from helpers.model import best_device
 
     place, dtype = str(folder) if folder.is_dir() else base, record["base_dtype"]
     if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
         raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
-    kind = _model_class(adapter)
-    classifies, what = kind in CLASSIFIERS.values(), "a causal language model" if kind == "AutoModelForCausalLM" else kind
-    labels = _labels(adapter) if classifies else {}
     try:
-        model, loading = getattr(transformers, kind).from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True, **labels)
+        tensors, config = read_tensors(Path(adapter)), lora_config(Path(adapter))
+    except ValueError as error:
+        return _failed(error)
+    try:
+        kind = _model_class(config, tensors, place)
+        headed = HEADED.search(kind.__name__)  # a head that was trained and saved tells how many labels there are
+        heads = [tensor for name, tensor in tensors.items() if headed and re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]
+        labels = {"num_labels": len(heads[0])} if heads else {}
+        model, loading = kind.from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True, **labels)
         model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
-        raise WrongUse(f"--base {base}: this can't be loaded as {what} ({helpers.first_line(error):.300}); give its folder, or its name on "
-                       "the hub") from error
-    part = f"{model.base_model_prefix}." if classifies else ""  # the base of a classifier often has no head
-    if lost := sorted(key for key in loading["missing_keys"] if key.startswith(part)):
+        raise WrongUse(f"--base {base}: no model can be loaded there ({helpers.first_line(error):.300}); give its folder, or its name on the hub, or "
+                       "load it in Python, and pass it to diagnose_adapter") from error
+    part = f"{model.base_model_prefix}." if headed else ""  # many a base has no head for a classifier, and no pooler
+    if lost := sorted(key for key in loading["missing_keys"] if key.startswith(part) and not re.search(r"\bpooler\.", key)):
         raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
-    saved = [where for where in (adapter, place) if (Path(where) / "tokenizer_config.json").is_file()]
-    if question and not saved and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+    saved = [where for where in (adapter, place) if any(any(Path(where).glob(name)) for name in TOKENS)]  # the adapter's own knows new ones
+    if question and not saved and folder.is_dir():
         raise WrongUse(f"--question: neither {adapter} nor {place} holds a tokenizer; put one there, or ask no question")
-    from_where = [*saved, place][0]  # the adapter's own knows new tokens
+    from_where = [*saved, place][0]
     try:
         tokenizer = AutoTokenizer.from_pretrained(from_where) if saved or question else None
     except Exception as error:
@@ -111,25 +120,22 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     return diagnosis.verdict not in {verdict for verdict, *_ in FAULTS.values()}
 
 
-def _model_class(adapter: str) -> str:
-    """Return the class of transformers that loads the base of this adapter."""
-    try:
-        task = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # diagnose_adapter says so
-        task = None
-    return MODEL_CLASSES.get(str(task), "AutoModelForCausalLM")
+def _model_class(config, tensors: dict, base: str):
+    """Return the class that the adapter names, else of the task's and the base's own the one with more of the adapter's layers."""
+    import torch
+    import transformers
 
+    from helpers.model.weights import plain_name
 
-def _labels(adapter: str) -> dict:
-    """Return how many labels a classifier has whose head was trained and saved."""
-    from helpers.adapter.state import read_tensors
-
-    try:
-        tensors = read_tensors(Path(adapter))
-    except ValueError:  # diagnose_adapter says so
-        return {}
-    heads = [name for name in tensors if re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]
-    return {"num_labels": len(tensors[heads[0]])} if heads else {}
+    own, layers = transformers.AutoConfig.from_pretrained(base), {plain_name(name).split(".lora_")[0] for name in tensors}
+    named = [config.auto_mapping["base_model_class"]] if config.auto_mapping else [MODEL_CLASSES.get(config.task_type), *(own.architectures or ())]
+    found = {}
+    for kind in (getattr(transformers, str(name), None) for name in named):
+        with suppress(Exception), torch.device("meta"):  # there is none, or it takes no such configuration
+            found[kind] = len(layers & dict(getattr(kind, "from_config", kind)(own).named_modules()).keys())
+    if not found:
+        raise LookupError("neither the adapter nor this base names a class of transformers that it can be loaded as")
+    return max(found, key=found.get)
 
 
 def kit(folder: str) -> bool:

@@ -15,7 +15,17 @@ import torch
 from notebook_tools import FOLDER, NOTEBOOKS, ROOT, read
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from helpers.__main__ import main
 
@@ -148,10 +158,49 @@ def test_where_answers_stop_is_seen_from_outside(adapter, tiny_qwen3, tmp_path, 
     base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
     (base / "generation_config.json").write_text('{"eos_token_id": 0}')
     status, text, _ = here("diagnose", folder, "--base", base)
-    assert status == 1 and text.startswith("does not stop: ") and "answers do not stop there" in text
+    assert status == 0 and text.startswith("not asked: ") and "answers do not stop there; ask questions" in text
+    status, text, _ = here("diagnose", folder, "--base", base, "--question", "Where is it?")
+    assert status == 1 and text.startswith("does not stop: ") and "0 of 1 answers stop" in text
     shutil.copy(tiny_qwen3 / "generation_config.json", folder)  # as keep_record writes it
     status, text, _ = here("diagnose", folder, "--base", base)
     assert status == 0 and "load it too" in text
+
+
+WORDS = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 1}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+          "linear_value_head_dim": 8, "num_key_value_heads": 2, "head_dim": 16}
+EYES = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+
+
+def with_eyes():
+    return AutoModelForImageTextToText.from_config(AutoConfig.for_model("qwen3_5", text_config=WORDS | LINEAR, vision_config=EYES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whole", "kind", "changes"), [
+    (with_eyes, AutoModelForImageTextToText, {"task_type": "CAUSAL_LM"}), (with_eyes, AutoModelForCausalLM, {"task_type": "CAUSAL_LM"}),  # whose words have other names
+    (lambda: BertForSequenceClassification(BertConfig(**WORDS)), BertForSequenceClassification, {"target_modules": ["query"], "modules_to_save": ["classifier"]}),
+    (lambda: RobertaForMaskedLM(RobertaConfig(**WORDS)), AutoModel, {"target_modules": ["query"], "task_type": "FEATURE_EXTRACTION"})])
+def test_a_base_is_loaded_as_what_has_the_adapter_s_layers(whole, kind, changes, tmp_path, here):
+    whole().save_pretrained(tmp_path / "base")
+    model = get_peft_model(kind.from_pretrained(tmp_path / "base"), LoraConfig(**{"target_modules": ["q_proj", "v_proj"]} | changes))
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.1 * ("lora_B" in name)
+    model.save_pretrained(folder := tmp_path / "adapter")
+    status, text, complaint = here("diagnose", folder, "--base", tmp_path / "base")
+    assert status == 0 and text.startswith("not asked: "), (text, complaint)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"auto_mapping": {"base_model_class": "NoSuchModel"}}))
+    status, text, complaint = here("diagnose", folder, "--base", tmp_path / "base")
+    assert status == 2 and "names a class of transformers" in complaint
+
+
+def test_a_tokenizer_without_tokens_is_passed_over(adapter, tiny_qwen3, tmp_path, here):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_qwen3).save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    status, text, _ = here("diagnose", folder, "--base", tiny_qwen3, "--question", "Where is it?", "--question", "When?")
+    assert status == 0 and "answers differ: 2 of 2" in text
 
 
 def test_older_tools_wrote_a_pickle_which_is_read_without_running_it(adapter, tiny_qwen3, tmp_path, here):
@@ -167,15 +216,15 @@ def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp
     status, text, complaint = here("diagnose", tmp_path / "ia3", "--base", tiny_qwen3)
     assert status == 1 and not text and "only LoRA adapters can be examined" in complaint
     status, text, complaint = here("diagnose", adapter, "--base", tmp_path)
-    assert status == 2 and not text and "can't be loaded as a causal language model" in complaint
+    assert status == 2 and not text and "no model can be loaded there" in complaint
 
 
 def test_what_is_not_whole_or_not_meant_is_wrong_use_with_one_sentence(adapter, tiny_qwen3, tmp_path, here):
     base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
-    (folder / "tokenizer_config.json").write_text("{")
+    (folder / "tokenizer.json").write_text("{")
     cut = next(base.glob("*.safetensors"))
     cut.write_bytes(cut.read_bytes()[:1000])
-    for words, sentence in (((adapter, "--base", base), "can't be loaded as a causal language model"), ((adapter, "--base", adapter), "this is an adapter"),
+    for words, sentence in (((adapter, "--base", base), "no model can be loaded there"), ((adapter, "--base", adapter), "this is an adapter"),
                             ((folder, "--base", tiny_qwen3), f"{folder}: the tokenizer there can't be loaded")):
         status, text, complaint = here("diagnose", *words)
         assert status == 2 and not text and sentence in complaint.splitlines()[-1], complaint
@@ -198,5 +247,5 @@ def test_a_base_on_the_hub_is_looked_for_whatever_model_the_course_uses(adapter,
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     status, text, complaint = command("diagnose", adapter, "--base", "no/other-model")
     server.shutdown()
-    assert status == 2 and not text and "can't be loaded as a causal language model" in complaint
+    assert status == 2 and not text and "no model can be loaded there" in complaint
     assert any("no/other-model" in path for path in asked)

@@ -83,7 +83,7 @@ def diagnose_adapter(adapter, tokenizer=None, *, base=None, questions: Sequence[
     saved = adapter_folder(adapter if loaded else saved) if loaded or saved else None
     if loaded and base is None:
         raise ValueError(f"{saved}: a saved adapter needs its base model: diagnose_adapter(folder, base=model)")
-    tensors, config = (read_tensors(saved), _lora_config(saved)) if saved else ({}, None)
+    tensors, config = (read_tensors(saved), lora_config(saved)) if saved else ({}, None)
     if loaded:
         lora_layers(model := _load(base, saved, config, tensors))
     else:
@@ -101,7 +101,7 @@ def _unwrapped(model):
     return model
 
 
-def _lora_config(folder: Path) -> PeftConfig:
+def lora_config(folder: Path) -> PeftConfig:
     """Return the settings of a saved LoRA adapter; raise ValueError if there are none."""
     with _in_one_sentence(f"{folder}: it does not load: its adapter_config.json is not as PEFT writes it; save it again"):
         config = PeftConfig.from_pretrained(str(folder))
