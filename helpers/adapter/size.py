@@ -11,7 +11,7 @@ from helpers.model.weights import plain_name
 
 BYTES = 4  # of one float32 number
 TRAINING_NUMBERS = 4  # for each trained parameter: itself, its gradient, and two that AdamW keeps
-Shapes = dict[str, tuple[int, int]]
+Shapes = dict[str, tuple[int, ...]]
 
 
 class LoraSize(NamedTuple):
@@ -25,14 +25,16 @@ class LoraSize(NamedTuple):
 
 
 def linear_shapes(model: nn.Module) -> Shapes:
-    """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too."""
-    head = model.get_output_embeddings()
+    """Return name -> (inputs, outputs) of each linear layer, without the output head, as "all-linear" does, and the three numbers of a table of experts."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None and type(model).__name__.endswith("ForSequenceClassification"):  # PEFT leaves out such heads too, by the adapter's task
         head = getattr(model, "score", getattr(model, "classifier", None))
     head = getattr(head, "original_module", getattr(head, "base_layer", head))
+    inside = {*head.modules()} if head is not None else ()  # some have two layers
     layers = {plain_name(name): layer for name, layer in model.named_modules()  # an adapter that is there already is left out
-              if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head and not any(part in name for part in (".lora_", ".modules_to_save."))}
-    return {name: tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features) for name, layer in layers.items()}
+              if isinstance(layer, (nn.Linear, Conv1D)) and layer not in inside and not any(part in name for part in (".lora_", ".modules_to_save."))}
+    shapes = {name: tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features) for name, layer in layers.items()}
+    return shapes | {plain_name(name): tuple(table.shape) for name, table in model.named_parameters() if "experts" in name and table.dim() == 3}
 
 
 def select_layers(shapes: Shapes, target_modules: str | list[str]) -> Shapes:
@@ -78,7 +80,10 @@ def lora_map(shapes: Shapes, r: int, target_modules: str | list[str]) -> pd.Data
 def _chosen(shapes: Shapes, r: int, target_modules: str | list[str]) -> Shapes:
     if not isinstance(r, Integral) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r is {r!r}, but a matrix has at least rank 1: give a whole number, 1 or more")
-    return select_layers(shapes, target_modules)
+    chosen = select_layers(shapes, target_modules)
+    if any(len(shape) > 2 for shape in chosen.values()):
+        raise ValueError("this model is a mixture of experts: what an adapter on them takes can't be predicted here; name layers outside them, such as q_proj")
+    return chosen
 
 
 def ends_with(layer: str, name: str) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config, Qwen3MoeConfig, RobertaConfig, RobertaForSequenceClassification
 
 from helpers.adapter.size import linear_shapes, lora_map, lora_size, select_layers
 
@@ -78,6 +78,27 @@ def test_an_adapter_that_is_there_already_is_not_counted(model):
     shapes = linear_shapes(model)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert linear_shapes(model) == shapes == linear_shapes(adapted)
+
+
+def test_experts_are_not_passed_over_in_silence():
+    def build():
+        return AutoModelForCausalLM.from_config(Qwen3MoeConfig(**SMALL | {"num_hidden_layers": 2}, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=1))
+
+    shapes = linear_shapes(build())
+    for targets in ("all-linear", ["down_proj"]):
+        for size in (lora_map, lambda shapes, r, targets: lora_size(shapes, r, 8, targets)):
+            with pytest.raises(ValueError, match="mixture of experts"):
+                size(shapes, 4, targets)
+    adapted = get_peft_model(build(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    assert lora_size(shapes, 4, 8, ["q_proj", "v_proj"]).parameters == adapted.get_nb_trainable_parameters()[0]
+
+
+def test_a_head_of_two_layers_is_no_part_and_what_has_no_head_is_counted():
+    model = RobertaForSequenceClassification(RobertaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32))
+    size = lora_size(linear_shapes(model), 4, 8, "all-linear")
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS"))
+    assert size.parameters == sum(parameter.numel() for name, parameter in adapted.named_parameters() if "lora_" in name)
+    assert linear_shapes(torch.nn.Sequential(torch.nn.Linear(4, 5))) == {"0": (4, 5)}
 
 
 def test_rank_zero_is_refused(model):

@@ -105,7 +105,7 @@ def test_the_second_look_at_a_model_is_quick():
 
 @pytest.mark.parametrize(("config", "reason"), [
     (Gemma3Config(), r"gemma3 reads more than text: .* with config\.get_text_config\(\)"), (T5Config(), "t5 is no causal language model"),
-    (MixtralConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=64), "mixtral: its memory can't be predicted without its weights"),
+    (MixtralConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=64), "this model is a mixture of experts"),
     ("no/such folder", "no/such folder: no configuration can be read there")], ids=lambda value: type(value).__name__)
 def test_what_no_memory_is_predicted_for_is_named(config, reason):
     with pytest.raises(ValueError, match=reason):
