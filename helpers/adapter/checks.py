@@ -12,7 +12,7 @@ from helpers.adapter.effect import check_effect, not_examined
 from helpers.adapter.faults import Check, check
 from helpers.adapter.state import FROM_ZERO, adapter_tensors, as_saved, holds, lora_layers, update_sizes
 from helpers.adapter.stopping import check_stop
-from helpers.model.weights import base_dtype, base_hash, plain_name, replaced_names
+from helpers.model.weights import base_dtype, base_hash, base_parameters, plain_name, replaced_names
 from helpers.training.saving import read_record, supervised_tokens
 
 LORA = re.compile(r"lora_[AB]\.weight$|lora_embedding_[AB]$|lora_magnitude_vector")  # what a plain LoRA or DoRA layer holds
@@ -32,30 +32,33 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     scales = {f"scale of {name}": torch.tensor(float(layer.scaling[key])) for name, layer in layers.items() for key in holds(layer, active)}
     numbers = parts | {f"file {name}": tensor for name, tensor in stored.items()} | scales
     settings = [model.peft_config[name] for name in active]
-    from_zero, headed = all(one.init_lora_weights in FROM_ZERO for one in settings), bool(HEADED.search(type(model.get_base_model()).__name__))
+    from_zero, own = all(one.init_lora_weights in FROM_ZERO for one in settings), model.get_base_model()
+    headed = bool(HEADED.search(type(own).__name__) or getattr(own, "pooler", None))  # many a checkpoint has no pooler either
     judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if headed else update  # a head is compared with another than it began as
-    known = from_zero and not (other or headed or any(one.layer_replication for one in settings))
-    checks = [_check_wrapping(model, stored), _check_finite(numbers, update), *_check_update(judged, parts, other, from_zero),
+    resized = not loaded and len({sum(map(torch.numel, base_parameters(one).values())) for one in (model, base or model)}) > 1  # as where tokens were added
+    known = from_zero and not (other or headed or resized or any(one.layer_replication for one in settings))
+    checks = [_check_wrapping(model, stored), *_check_finite(model, numbers, update), *_check_update(judged, parts, other, from_zero),
               _check_base(model, record, None if loaded else base, known),
               _check_switch(layers, active), *_check_training(trainer, record)]
     checks += [check("other parts", None, f"this adapter also holds {', '.join(other)}; not examined")] if other else []
     checks += [check("head", None, "not examined: for most such bases each load draws another")] if headed else []
     checks += _check_saved(model, stored, saved, active, len(stored) < len(in_file)) if saved else []
-    stop = check_stop(model, tokenizer, saved, base)
-    return [*checks, *_effect(model, active, tokenizer, questions, from_zero, bool(saved)), stop], update
+    effect, answers = _effect(model, active, tokenizer, questions, from_zero, bool(saved))
+    return [*checks, *effect, check_stop(model, tokenizer, saved, base, answers)], update
 
 
-def _effect(model, active: list[str], *how) -> list[Check]:
-    """Examine what the adapter does to answers, or say why that can't be; how: what check_effect takes."""
+def _effect(model, active: list[str], *how) -> tuple[list[Check], list]:
+    """Examine what the adapter does to answers, or say why that can't be; how: what check_effect takes. Return the answers too."""
     if why_not := _no_effect(model, active):
-        return not_examined(why_not)
+        return not_examined(why_not), []
     try:
-        found = check_effect(model, *how)
+        more = _reads_more(model)  # a merge takes the layers away
+        found, answers = check_effect(model, *how)
     except Exception as error:  # there is no list of what a forward raises
-        return not_examined(f"computing failed ({type(error).__name__}: {first_line(error):.150})")
-    if found[0].ok is False and found[0].name == "logits differ" and _reads_more(model):
-        return not_examined("the adapter works on more than text, and does nothing to text alone") + found[2:]
-    return found
+        return not_examined(f"computing failed ({type(error).__name__}: {first_line(error):.150})"), []
+    if found[0].ok is False and found[0].name == "logits differ" and more:
+        found[:2] = not_examined("the adapter works on more than text, and does nothing to text alone")
+    return found, answers
 
 
 def _reads_more(model) -> bool:
@@ -96,11 +99,13 @@ def _check_wrapping(model, stored: dict) -> Check:
     return check("wrapped once", not (nested or in_file), measured)
 
 
-def _check_finite(tensors: dict[str, torch.Tensor], update: dict[str, float]) -> Check:
+def _check_finite(model, tensors: dict[str, torch.Tensor], update: dict[str, float]) -> list[Check]:
+    base = [name for name, weight in base_parameters(model).items() if type(weight) is torch.Tensor and weight.dtype.itemsize > 1 and not weight.isfinite().all()]
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     bad += [f"update of {name}" for name, size in update.items() if not math.isfinite(size)]
     where = f"; not so in {len(bad)}, {bad[0]} first" if bad else ""
-    return check("finite numbers", not bad, f"{len(tensors)} tensors looked at{where}")
+    checks = [check("finite base", False, f"not so in {len(base)} weights, {base[0]} first")] if base else []
+    return [*checks, check("finite numbers", not bad, f"{len(tensors)} tensors looked at{where}")]
 
 
 def _check_update(update: dict[str, float], parts: dict, other: list[str], from_zero: bool) -> list[Check]:

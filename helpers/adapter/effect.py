@@ -22,10 +22,10 @@ def not_examined(why_not: str) -> list[Check]:
     return [check(name, None, f"not examined: {why_not}") for name in ("logits differ", "answers differ")]
 
 
-def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool) -> list[Check]:
+def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool) -> tuple[list[Check], list]:
     """Compare answers and logits with the adapter off and on, and of a merged model; the model is of no use afterwards.
 
-    from_zero: with the adapter off, the model is as it was before training.
+    from_zero: with the adapter off, the model is as it was before training. Return the answers with the adapter too.
     """
     asked, failure = questions if tokenizer is not None else [], ""
     model.eval()
@@ -41,7 +41,7 @@ def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool
     logits = _logits(model, rows)
     if not logits.isfinite().all():
         ok, which = (False, "with the adapter") if logits_off.isfinite().all() else (None, "with the adapter and without")
-        return [check("finite logits", ok, f"scores {which} are no numbers"), *not_examined("the scores are no numbers")]
+        return [check("finite logits", ok, f"scores {which} are no numbers"), *not_examined("the scores are no numbers")], []
     answers = generate_answers(model, tokenizer, asked, NEW_TOKENS) if asked else []
     effect = _relative_difference(logits, logits_off)
     pairs = [(layer, name) for layer in lora_layers(model).values() for name in holds(layer, model.active_adapters)]
@@ -50,17 +50,19 @@ def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool
               check("answers differ", None, f"not examined: {failure}") if failure else _check_answers(answers, before, logits, logits_off)]
     if not from_zero:
         checks = not_examined("with the adapter off, this is not the model as it was before")
-    return checks + [_check_merged(model, rows, logits)] if merge else checks
+    return checks + ([_check_merged(model, rows, logits)] if merge else []), answers
 
 
 def _check_answers(answers_on: list, answers_off: list, logits_on: torch.Tensor, logits_off: torch.Tensor) -> Check:
-    """See whether answers changed, and by more than a coin's fall: one doubtful token can tip a whole answer."""
+    """See whether answers changed, and by more than a coin's fall: one doubtful token can tip a whole answer, and so can one that was certain."""
     if not answers_on:
         return check("answers differ", None, "no question was asked")
     differ = sum(one.text != other.text for one, other in zip(answers_on, answers_off, strict=True))
-    moved = (logits_on.softmax(-1) - logits_off.softmax(-1)).abs().sum(-1).mean().item() / 2
-    measured = f"{differ} of {len(answers_on)}; {moved:.1%} of the next token's probability moved"
-    return check("answers differ", differ > 0 and moved >= VISIBLE, measured)
+    moved = (logits_on.softmax(-1) - logits_off.softmax(-1)).abs().sum(-1) / 2
+    turned = moved[logits_on.argmax(-1) != logits_off.argmax(-1)]
+    mean, there = moved.mean().item(), turned.sum().item() / max(1, len(turned))
+    measured = f"{differ} of {len(answers_on)}; {mean:.1%} of the next token's probability moved, {there:.1%} where another token became the likeliest"
+    return check("answers differ", differ > 0 and max(mean, there * differ / len(answers_on)) >= VISIBLE, measured)
 
 
 def _check_merged(model, rows: list, logits: torch.Tensor) -> Check:

@@ -5,6 +5,8 @@ FAULTS = {  # name of the check that fails -> its verdict, what that means, its 
     "wrapped once": ("wrapped twice", "One adapter was put on top of another.",
                      "Usual cause: a cell with get_peft_model was run twice, or a model that has an adapter got a new one. "
                      "Mend: load the base model afresh and wrap it once."),
+    "finite base": ("not a number", "The base model below the adapter holds values that are no numbers (NaN or infinite).",
+                    "Usual cause: its file is damaged, or its weights overflowed in fp16. Mend: fetch it again, and load it with dtype=torch.float32."),
     "finite numbers": ("not a number", "The adapter holds values that are no numbers (NaN or infinite).",
                        "Usual cause: the learning rate was far too high, or fp16 overflowed. Mend: train again with a lower rate, or without fp16."),
     "finite logits": ("not a number", "With the adapter, the model's scores are no numbers (NaN or infinite).",
@@ -34,7 +36,7 @@ FAULTS = {  # name of the check that fails -> its verdict, what that means, its 
     "logits differ": ("no effect", "The adapter holds numbers, and moves the model's scores by no more than rounding does.",
                       "Usual cause: no step or hardly one was taken (an adapter converted from PiSSA or OLoRA begins like this), or lora_alpha is next to 0. "
                       "Mend: train for more steps, or with a higher rate, and set lora_alpha as in training."),
-    "answers differ": ("too little to see", "Training moved the adapter, but so little that the answers are the same, or nearly.",
+    "answers differ": ("too little to see", "Training moved the adapter, but so little that the answers are the same, or turn where two tokens were about as likely.",
                        "Usual cause: too few steps, or a learning rate that is too low. Mend: more records or epochs, or a higher rate."),
     "stops": ("does not stop", "Training moved the adapter, but answers do not stop, or will not after reloading: where they stop is no part of it.",
               "Usual cause: the base's generation_config names another end than the chat template. Mend: keep_record(trainer, folder) keeps it "

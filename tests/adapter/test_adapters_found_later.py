@@ -183,7 +183,7 @@ def test_new_tokens_whose_first_numbers_were_drawn_are_no_wrong_base(tmp_path, t
     trainer = trained_with({"output_dir": str(tmp_path / "run")}, model := get_peft_model(grown(), config(**trained)))
     set_b(model, 0.5).save_pretrained(folder := tmp_path / "adapter", save_embedding_layers="auto" if trained else True)
     keep_record(trainer, folder)
-    assert diagnose(folder, base=grown()).verdict == "trained"
+    assert diagnose(folder, base=grown()).verdict == diagnose(model, base=base_model()).verdict == "trained"  # in memory too, with the base as it was published
     if "trainable_token_indices" not in trained:
         assert diagnose(folder, base=base_model()).verdict == "trained"  # it is given as many tokens
     if not trained:
@@ -262,14 +262,16 @@ def test_an_adapter_that_peft_converted_is_no_damaged_copy(tmp_path):
     assert diagnose(tmp_path / "converted", base=base_model()).verdict == "trained"
 
 
-def test_an_adapter_of_the_eyes_is_not_judged_by_text():
+def test_an_adapter_of_the_eyes_is_not_judged_by_text(tmp_path):
     text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64, "eos_token_id": 1, "pad_token_id": 1}
     eyes = {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}
     base = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=eyes, image_token_index=63))
     model = get_peft_model(base, config(target_modules=r".*vision_tower.*q_proj"))
-    assert diagnose(model).verdict == "never trained"
-    result = diagnose(set_b(model, 0.5))
-    assert result.verdict == "not asked" and "more than text" in found(result, "logits differ").measured
+    assert diagnose(model).verdict == diagnose(model, saved=save(model, tmp_path / "fresh", "")).verdict == "never trained"
+    set_b(model, 0.5)
+    for saved in (None, save(model, tmp_path / "adapter", "")):
+        result = diagnose(model, saved=saved)
+        assert result.verdict == "not asked" and "more than text" in found(result, "logits differ").measured and (not saved or found(result, "merged model").ok)
     words = set_b(get_peft_model(LlavaForConditionalGeneration(base.config), config(target_modules=r".*language_model.*q_proj")), 1e-9)
     assert diagnose(words).verdict == "no effect"
 

@@ -9,6 +9,7 @@ from real_failures import no_file_can_grow
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from helpers.adapter.diagnosis import Diagnosis, diagnose_adapter
+from helpers.adapter.effect import _check_answers
 from helpers.adapter.faults import FAULTS, OTHER_MENDS, Check
 from helpers.adapter.state import lora_layers, relative_update
 from helpers.ask.answers import Answer
@@ -55,6 +56,17 @@ def test_one_answer_tipped_by_a_coins_fall_is_too_little_to_see(monkeypatch):
     monkeypatch.setattr("helpers.adapter.effect.generate_answers", lambda *_: next(answers))
     result = diagnose(trained_model(1e-5))
     assert result.verdict == "too little to see" and found(result, "answers differ").measured.startswith("1 of 2")
+
+
+@pytest.mark.parametrize(("before", "ok"), [(9, True), (0.01, False)])
+def test_certain_answers_that_turn_at_one_token_are_seen_and_a_coins_fall_is_not(before, ok):
+    off, answers = torch.zeros(30, 8), [[Answer("3 3", True)] * 2, [Answer("5 3", True)] * 2]
+    off[:, 3] = 9
+    off[0] = torch.tensor([before, 0, 0, 0, 0, 0, 0, 0])
+    on = off.clone()
+    on[0] = off[0].roll(1)  # another token
+    result = _check_answers(*answers, on, off)
+    assert result.ok is ok and result.measured.startswith("2 of 2")
 
 
 def test_answers_that_stay_the_same_are_too_little_to_see(monkeypatch):

@@ -1,4 +1,5 @@
 """Adapters and files of other tools: the verdict is right, or it is said in a sentence what can't be examined."""
+import copy
 import json
 import shutil
 
@@ -13,6 +14,8 @@ from transformers import (
     LlamaForSequenceClassification,
     MixtralConfig,
     MixtralForCausalLM,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -80,6 +83,14 @@ def test_a_head_that_each_load_draws_anew_tells_nothing(size, verdict, changes, 
         result = diagnose_adapter(adapter, tokenizer, base=classifier(), saved=folder)
         assert result.verdict == verdict and found(result, "its own base").ok is None, result
         assert "no generation_config" in found(result, "stops").measured
+
+
+def test_a_pooler_that_each_load_draws_anew_is_no_wrong_base():
+    model = RobertaModel(RobertaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32))
+    base = copy.deepcopy(model)
+    base.pooler.dense.weight.data += 1
+    result = diagnose(set_b(get_peft_model(model, LoraConfig(target_modules=["query"], task_type="FEATURE_EXTRACTION")), 0.5), base=base)
+    assert result.verdict == "not asked" and found(result, "its own base").ok is None
 
 
 class WithAttention(torch.nn.Module):
@@ -218,6 +229,15 @@ def test_an_untrained_adapter_converted_from_pissa_is_not_called_trained(tmp_pat
 def test_scores_that_are_no_numbers_are_not_too_little_to_see():
     result = diagnose(of_layers(trained_model(), "lora_B", 1e30))
     assert result.verdict == "not a number" and "lower rate" in result.sentence
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
+def test_a_base_that_holds_no_numbers_is_named_and_not_the_adapter(number, name, tmp_path):
+    folder, base = save(trained_model(), tmp_path / "adapter", "plain"), base_model()
+    base.get_parameter(name).data.view(-1)[0] = number
+    result = diagnose(folder, base=base)
+    assert result.verdict == "not a number" and result.sentence.startswith("The base") and name in found(result, "finite base").measured
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf")])

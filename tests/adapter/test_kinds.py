@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from notebook_tools import ROOT
 from peft import PeftModel, get_peft_model
 from real_failures import little_memory
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import SFTConfig, SFTTrainer
 
 from helpers.adapter.diagnosis import diagnose_adapter
 from helpers.adapter.state import copy_of, lora_layers
+from helpers.adapter.stopping import check_stop
+from helpers.ask.answers import Answer
 from helpers.model.hardware import training_precision
 from helpers.training.saving import keep_record
 
@@ -258,8 +261,6 @@ def test_new_tokens_get_a_larger_table(tmp_path):
 
 def answering(tmp_path, tiny_qwen3, ends=None, steps=15):
     """Train on the tiny model, whose generation_config names another end than the chat template, as TRL's trainer does; return trainer and folder."""
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(tiny_qwen3)
     base = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     base.generation_config = GenerationConfig(eos_token_id=ends or tokenizer.convert_tokens_to_ids("<|endoftext|>"))
@@ -293,6 +294,7 @@ def test_answers_stop_before_saving_and_not_after_reloading(tmp_path, tiny_qwen3
     assert result.verdict == "does not stop" and 'stop at "<|im_end|>" now and will not after reloading' in found(result, "stops").measured
     assert diagnose_adapter(folder, tokenizer, questions=asked, base=load()).verdict == "does not stop"
     assert diagnose_adapter(trainer.model, tokenizer, questions=asked).verdict == "trained"  # nothing was saved yet
+    assert diagnose_adapter(folder, tokenizer, base=load()).verdict == "not asked"  # whether it learned the template's end was not seen
 
     keep_record(trainer, folder)
     for result in (diagnose_adapter(trainer.model, tokenizer, questions=asked, saved=folder),
@@ -305,6 +307,16 @@ def test_answers_stop_before_saving_and_not_after_reloading(tmp_path, tiny_qwen3
     assert diagnose_adapter(reloaded, tokenizer, questions=asked, saved=folder).verdict == "trained"
     trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")  # a merged folder keeps the settings of the model
     assert stopped(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) == [True, True]
+
+
+@pytest.mark.parametrize(("now", "later", "stopped", "ok"), [
+    (["other"], ["other"], [True, True], True), (["other"], ["other"], [True, False], False), (["other"], ["other"], [], None),
+    (["end"], ["other"], [True, True], False), (["end"], ["other"], [], None), (["end"], ["end", "other"], [], True), (["end"], ["end"], [False], True)])
+def test_answers_that_stop_elsewhere_than_the_template_says_do_stop(now, later, stopped, ok, tmp_path, tiny_qwen3):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_qwen3)
+    ids = {"end": tokenizer.convert_tokens_to_ids("<|im_end|>"), "other": tokenizer.convert_tokens_to_ids("<|endoftext|>")}
+    model, base = (SimpleNamespace(generation_config=GenerationConfig(eos_token_id=[ids[name] for name in names])) for names in (now, later))
+    assert check_stop(model, tokenizer, tmp_path, base, [Answer("x", each) for each in stopped]).ok is ok
 
 
 def test_an_end_that_the_base_names_is_well(tmp_path, tiny_qwen3):
