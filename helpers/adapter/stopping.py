@@ -28,7 +28,7 @@ def check_stop(model, tokenizer, saved: Path | None, base, answers: list) -> Che
     if saved is None or not after:
         return check("stops", None if saved else True, f"answers stop at {sign}; whether they will after reloading was not examined")
     if not ends & after:
-        return check("stops", False if answers else None, f"answers stop at {sign} now and will not after reloading: neither the base nor a file beside the adapter names it")
+        return check("stops", False, f"answers stop at {sign} now and will not after reloading: neither the base nor a file beside the adapter names it")
     place = "beside the adapter names it, so load it too" if kept else "of the base names it"
     return check("stops", True, f"answers stop at {sign}; {GENERATION_FILE} {place}")
 
