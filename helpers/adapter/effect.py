@@ -54,7 +54,7 @@ def check_effect(model, tokenizer, questions: list, from_zero: bool, merge: bool
 
 
 def _check_answers(answers_on: list, answers_off: list, logits_on: torch.Tensor, logits_off: torch.Tensor) -> Check:
-    """See whether answers changed, and by more than a coin's fall: one doubtful token can tip a whole answer, and so can one that was certain."""
+    """See whether answers changed, and by more than a coin's fall: one doubtful token can tip a whole answer, a certain one does not turn by chance."""
     if not answers_on:
         return check("answers differ", None, "no question was asked")
     differ = sum(one.text != other.text for one, other in zip(answers_on, answers_off, strict=True))
