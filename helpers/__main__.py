@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import helpers
@@ -104,8 +103,9 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     part = f"{model.base_model_prefix}." if headed else ""  # many a base has no head for a classifier, and no pooler
     if lost := sorted(key for key in loading["missing_keys"] if key.startswith(part) and not re.search(r"\bpooler\.", key)):
         raise WrongUse(f"--base {base}: its checkpoint lacks {len(lost)} of the model's weights ({lost[0]} first), which would be drawn at random; give a whole model")
-    saved = [where for where in (adapter, place) if any(any(Path(where).glob(name)) for name in TOKENS)]  # the adapter's own knows new ones
-    if question and not saved and folder.is_dir():
+    known = [where for where in (adapter, place) if any(any(Path(where).glob(name)) for name in TOKENS)]
+    saved = [where for where in known if (Path(where) / "tokenizer_config.json").is_file()]  # the adapter's own knows new ones
+    if question and not known and folder.is_dir() and not (folder / "tokenizer_config.json").is_file():
         raise WrongUse(f"--question: neither {adapter} nor {place} holds a tokenizer; put one there, or ask no question")
     from_where = [*saved, place][0]
     try:
@@ -128,13 +128,16 @@ def _model_class(config, tensors: dict, base: str):
     from helpers.model.weights import plain_name
 
     own, layers = transformers.AutoConfig.from_pretrained(base), {plain_name(name).split(".lora_")[0] for name in tensors}
-    named = [config.auto_mapping["base_model_class"]] if config.auto_mapping else [MODEL_CLASSES.get(config.task_type), *(own.architectures or ())]
-    found = {}
-    for kind in (getattr(transformers, str(name), None) for name in named):
-        with suppress(Exception), torch.device("meta"):  # there is none, or it takes no such configuration
-            found[kind] = len(layers & dict(getattr(kind, "from_config", kind)(own).named_modules()).keys())
+    named = [(config.auto_mapping or {}).get("base_model_class"), MODEL_CLASSES.get(config.task_type), *(own.architectures or ())]
+    found, failure = {}, LookupError("neither the adapter nor this base names a class of transformers that it can be loaded as")
+    for kind in filter(None, (getattr(transformers, str(name), None) for name in named)):
+        try:
+            with torch.device("meta"):
+                found[kind] = len(layers & dict(getattr(kind, "from_config", kind)(own).named_modules()).keys())
+        except Exception as error:  # it takes no such configuration, or a package is missing
+            failure = error
     if not found:
-        raise LookupError("neither the adapter nor this base names a class of transformers that it can be loaded as")
+        raise failure
     return max(found, key=found.get)
 
 

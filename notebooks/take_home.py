@@ -40,7 +40,7 @@ def to_row(record):
     for turn in turns:
         text = isinstance(turn, dict) and said(turn) == {"role", "content"} and turn["content"]
         if (not isinstance(text, str) or not {*filter(str.isprintable, text)} - {*" \u2800\u3164"}
-                or text.lstrip()[:7].replace("'", '"') in ('[{"role', '[{"cont')):
+                or text.lstrip()[:2] == "[{" and "role" in text and "content" in text):
             raise ValueError("a message has a role, a text (no list written as one), no other key")
         text.encode()  # an emoji cut in two is no text
     roles = [turn["role"] for turn in turns][turns[0]["role"] == "system":]

@@ -192,7 +192,11 @@ def test_a_base_is_loaded_as_what_has_the_adapter_s_layers(whole, kind, changes,
     settings = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"auto_mapping": {"base_model_class": "NoSuchModel"}}))
     status, text, complaint = here("diagnose", folder, "--base", tmp_path / "base")
-    assert status == 2 and "names a class of transformers" in complaint
+    assert status == 0 and text.startswith("not asked: "), "one's own class: the base's architecture will do"
+    settings = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(settings | {"hidden_act": "nosuch"}))
+    status, text, complaint = here("diagnose", folder, "--base", tmp_path / "base")
+    assert status == 2 and "nosuch" in complaint, complaint
 
 
 def test_a_tokenizer_without_tokens_is_passed_over(adapter, tiny_qwen3, tmp_path, here):
@@ -221,7 +225,8 @@ def test_what_can_not_be_examined_is_said_in_a_sentence(adapter, tiny_qwen3, tmp
 
 def test_what_is_not_whole_or_not_meant_is_wrong_use_with_one_sentence(adapter, tiny_qwen3, tmp_path, here):
     base, folder = (shutil.copytree(place, tmp_path / name) for place, name in ((tiny_qwen3, "base"), (adapter, "adapter")))
-    (folder / "tokenizer.json").write_text("{")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{")
     cut = next(base.glob("*.safetensors"))
     cut.write_bytes(cut.read_bytes()[:1000])
     for words, sentence in (((adapter, "--base", base), "no model can be loaded there"), ((adapter, "--base", adapter), "this is an adapter"),

@@ -35,7 +35,7 @@ def examine(model, tokenizer, questions: list[str], trainer, saved: Path | None,
     from_zero, own = all(one.init_lora_weights in FROM_ZERO for one in settings), model.get_base_model()
     headed = bool(HEADED.search(type(own).__name__) or getattr(own, "pooler", None))  # many a checkpoint has no pooler either
     judged = {name: size for name, size in update.items() if name in map(plain_name, layers)} if headed else update  # a head is compared with another than it began as
-    resized = not loaded and len({sum(map(torch.numel, base_parameters(one).values())) for one in (model, base or model)}) > 1  # as where tokens were added
+    resized = not (loaded or base is None) and _resized(model, base)
     known = from_zero and not (other or headed or resized or any(one.layer_replication for one in settings))
     checks = [_check_wrapping(model, stored), *_check_finite(model, numbers, update), *_check_update(judged, parts, other, from_zero),
               _check_base(model, record, None if loaded else base, known),
@@ -91,6 +91,12 @@ def _other(model, names, base) -> list[str]:
     return sorted({re.sub(r"\.\d+\.", ".*.", plain_name(name)) for name in found - as_it_was})
 
 
+def _resized(model, base) -> bool:
+    """Say whether the base differs from the adapter's in the lengths of tables alone, as where tokens were added."""
+    ours, first = ({name: weight.shape for name, weight in base_parameters(one).items()} for one in (model, base))
+    return ours != first and {name: shape[1:] for name, shape in ours.items()} == {name: shape[1:] for name, shape in first.items()}
+
+
 def _check_wrapping(model, stored: dict) -> Check:
     """See whether the model had an adapter before PEFT wrapped it: then the settings are its own, not the wrapper's."""
     nested = isinstance(model.get_base_model(), PeftModel) or "peft_config" not in vars(model.base_model)
@@ -100,7 +106,9 @@ def _check_wrapping(model, stored: dict) -> Check:
 
 
 def _check_finite(model, tensors: dict[str, torch.Tensor], update: dict[str, float]) -> list[Check]:
-    base = [name for name, weight in base_parameters(model).items() if type(weight) is torch.Tensor and weight.dtype.itemsize > 1 and not weight.isfinite().all()]
+    trained = {plain_name(name.removeprefix("file ")) for name in tensors}
+    base = [name for name, weight in base_parameters(model).items() if name not in trained and type(weight) is torch.Tensor
+            and weight.dtype.itemsize > 1 and not weight.sum(dtype=torch.float32).isfinite()]  # a sum needs no copy
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     bad += [f"update of {name}" for name, size in update.items() if not math.isfinite(size)]
     where = f"; not so in {len(bad)}, {bad[0]} first" if bad else ""

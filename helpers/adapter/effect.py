@@ -61,7 +61,7 @@ def _check_answers(answers_on: list, answers_off: list, logits_on: torch.Tensor,
     moved = (logits_on.softmax(-1) - logits_off.softmax(-1)).abs().sum(-1) / 2
     turned = moved[logits_on.argmax(-1) != logits_off.argmax(-1)]
     mean, there = moved.mean().item(), turned.sum().item() / max(1, len(turned))
-    measured = f"{differ} of {len(answers_on)}; {mean:.1%} of the next token's probability moved, {there:.1%} where another token became the likeliest"
+    measured = f"{differ} of {len(answers_on)}; {mean:.1%} of the next token's probability moved" + f", {there:.1%} where another token became the likeliest" * bool(len(turned))
     return check("answers differ", differ > 0 and max(mean, there * differ / len(answers_on)) >= VISIBLE, measured)
 
 

@@ -25,7 +25,7 @@ class LoraSize(NamedTuple):
 
 
 def linear_shapes(model: nn.Module) -> Shapes:
-    """Return name -> (inputs, outputs) of each linear layer, without the output head, as "all-linear" does, and the three numbers of a table of experts."""
+    """Return name -> (inputs, outputs) of each linear layer, without the output head, which "all-linear" leaves out too; of a table of experts, its three sizes."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None and type(model).__name__.endswith("ForSequenceClassification"):  # PEFT leaves out such heads too, by the adapter's task
         head = getattr(model, "score", getattr(model, "classifier", None))
@@ -82,7 +82,7 @@ def _chosen(shapes: Shapes, r: int, target_modules: str | list[str]) -> Shapes:
         raise ValueError(f"r is {r!r}, but a matrix has at least rank 1: give a whole number, 1 or more")
     chosen = select_layers(shapes, target_modules)
     if any(len(shape) > 2 for shape in chosen.values()):
-        raise ValueError("this model is a mixture of experts: what an adapter on them takes can't be predicted here; name layers outside them, such as q_proj")
+        raise ValueError("this model is a mixture of experts: an adapter on these names may hold the experts too, which can't be predicted here; name layers outside them, such as q_proj")
     return chosen
 
 

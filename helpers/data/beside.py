@@ -4,14 +4,14 @@ import re
 from helpers.data.advice import ANSWERERS, BESIDE, SAME, VERDICTS, filled
 from helpers.data.phrases import NO_SPACES, holds_phrase, is_phrase
 
-IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask")  # in a record they are about it
+IN_MESSAGES = ("loss", "train", "mask", "masked", "training", "train_detail", "loss_mask", "refusal")  # in a record they are about it
 PREFERENCES = (*(f"{which}{what}" for which in ("chosen", "rejected") for what in ("", "_response", "_messages", "_conversations")),
                "preferred_output", "non_preferred_output")
 LOST = {key: mend for keys, mend in (  # what carries meaning and has no place in this training -> what to do
     (("tools", "functions", "tool_calls", "tool_call_id", "function_call"), "calls of tools are not learned here: remove the record"),
     (("reasoning_content", "reasoning", "reasoning_details", "thinking"), "write the reasoning into the answer, or remove the key"),
     (("enable_thinking",), "this training is without thinking aloud: remove the key"),
-    (("weight", "weights", *IN_MESSAGES), "the last answer of each record is learned, it alone and all alike, so remove the key, and let each record end with an answer to learn"),
+    (("weight", "weights", *IN_MESSAGES[:-1]), "the last answer of each record is learned, it alone and all alike, so remove the key, and let each record end with an answer to learn"),
     (("refusal",), "if it is the answer, write it as the content, else remove the record"),
     (PREFERENCES, "preferences are for TRL's DPOTrainer: here, "
      "write the chosen answer under completion, or, if it is a list of all messages, under messages, and remove the others"),

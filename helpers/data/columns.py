@@ -116,11 +116,12 @@ def _is_slip(record: dict, columns: tuple[str, ...], key: str, right: str) -> bo
 
 
 def _faults_in_keys(record: dict, columns: tuple[str, ...], placed: list[str], convert: bool) -> Iterator[str]:
-    if len(columns) != 1 and (told := nested(record)) or not columns and (told := no_columns(record)) != NO_MESSAGES:
+    if not columns and (told := no_columns(record)) != NO_MESSAGES or len(columns) != 1 and (told := nested(record)):
         yield told
     elif slips := {key: right for key in record if (right := _meant(key)) and _is_slip(record, columns, key, right)}:
-        told = dict.fromkeys(dict(PAIRS), "system") if columns and all(filled(record.get(column)) for column in columns) else {}  # the question is there
-        yield from (f'the key {key!r:.40} is no key that is read; write it as "{told.get(right, right)}", or remove it' for key, right in slips.items())
+        whole = columns and all(filled(record.get(column)) for column in columns)  # instructions beside a question say how to answer
+        told = {key: "system" if whole and key.strip().casefold() == "instructions" else right for key, right in slips.items()}
+        yield from (f'the key {key!r:.40} is no key that is read; write it as "{right}", or remove it' for key, right in told.items())
     elif columns and (verdict := verdict_on(record, columns)):
         yield (f'the key "{verdict}" is a verdict on the record ({str(record[verdict]).strip()}), which would be lost '
                "(TRL's KTOTrainer learns from it); keep the records that are wanted, and remove the key")

@@ -15,12 +15,12 @@ from helpers.data.wording import SEEN
 
 PART, SENTENCE = {"type", "text"}, 3  # the keys of a part that are read; a text of more words is a sentence
 SLIPS = [(re.compile(pattern), mend) for pattern, mend in (  # the parser's words, and what stands there -> what to do
-    (r".*: (?:```|//|/\*|#)", "remove the comment, or the mark of Markdown"),
-    (r".*: ['‘’“”„`]|Expecting property.*: \w", "JSON's quotation marks are straight double ones: write keys and texts in them, as json.dumps does"),
-    (r".*: (?:None|True|False)\b", "write null, true and false, as json.dumps does"),
+    (r"[^:]*: (?:```|//|/\*|#)", "remove the comment, or the mark of Markdown"),
+    (r"[^:]*: ['‘’“”„`]|Expecting property[^:]*: \w", "JSON's quotation marks are straight double ones: write keys and texts in them, as json.dumps does"),
+    (r"[^:]*: (?:None|True|False)\b", "write null, true and false, as json.dumps does"),
     (r"Invalid \\", "double each backslash of LaTeX or of a path, as json.dumps does"),
-    ("Invalid control|Unterminated", r'a text ends on its line with a quotation mark: write a line break within it as \n, and a tab as \t'),
-    (r"Expecting ',' delimiter: \w", r'write a quotation mark within a text as \"'),
+    ("Invalid control|Unterminated", r'a text does not end on its line, or holds a tab: write a line break within it as \n, and a tab as \t, unless the file was cut off'),
+    (r"Expecting ',' delimiter: \w.*\n\"", r'write a quotation mark within a text as \"'),
 )]
 SHOWN, SORTS = 3, 20  # faults of one sort that are listed, and sorts
 
@@ -108,7 +108,7 @@ def _broken_json(text: str, error: json.JSONDecodeError) -> str:
     before = text[:error.pos + 1] if text[error.pos:error.pos + 1] == "," else text[:error.pos]
     if before.rstrip().endswith(",") and text[len(before):].lstrip()[:1] in ("}", "]"):
         return f"a trailing comma at column {len(before.rstrip())}; remove the comma before the closing bracket"
-    mend = next((mend for pattern, mend in SLIPS if pattern.match(f"{error.msg}: {text[error.pos:error.pos + 9]}")), "write one complete JSON object on this line")
+    mend = next((mend for pattern, mend in SLIPS if pattern.match(f"{error.msg}: {text[error.pos:error.pos + 9]}\n{before.rstrip()[-1:]}")), "write one complete JSON object on this line")
     return f"broken JSON at column {error.colno} ({error.msg}); {mend}"
 
 
@@ -130,7 +130,7 @@ def _check_record(record: object, convert: bool, ignored: Counter) -> tuple[obje
     ignored.update((LEFT, key) for _, message in turns for key in _left_out(message))
     messages = [{"role": message["role"], "content": _text(message["content"])} for _, message in turns]
     beside = [key for key in rest if key not in READ and filled(rest[key])]
-    said = [folded(part) for message in messages for part in message["content"].split("\n\n")] if beside else []  # an input stands apart in a template
+    said = [folded(part) for message in messages for part in message["content"].split("\n\n") if part.strip()] if beside else []  # an input stands apart in a template
     whole = " ".join(said)
     fates = {key: UNSEEN if any(_unseen(text, said, whole) for text in strings(rest[key])) else KEPT for key in beside}
     ignored.update((fate, key) for key, fate in fates.items() if fate != KEPT or "messages" not in record or key not in COURSE)

@@ -38,7 +38,7 @@ COLUMNS = (({"columns", "index", "data"}, "split"), ({"columns", "data"}, "split
 NO_NAMES = ' (without a line of names: header=None, names=["prompt", "completion"])'
 NAMES = {*sum(SAME, ()), *HOLDERS}  # of columns that hold half of a conversation, or all of it
 CELLS = "1: each line is a cell of a CSV table (JSON that went through a spreadsheet); read it with Python's csv module, and write the cells as lines"
-RAGGED = "1: this is a table with a {} between its columns ({}), but the rows below their names are missing or not as long; export it again with quotation marks around each text"
+RAGGED = "1: this is a table with a {} between its columns ({}), but no whole rows stand below its line of names; export it again with quotation marks around each text"
 TEXT = "1: this is text, not JSON; write questions and answers of it, a JSON object on each line"
 LONGEST_CELL = 2**31 - 1  # of a table; the csv module's own limit is 131,072 characters
 HEADING = re.compile(rb"\[\[?[A-Za-z_][\w .:-]*\]\]?")  # of TOML, of an INI file, of a song: no list of JSON's

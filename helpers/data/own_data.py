@@ -12,11 +12,10 @@ import pandas as pd
 from helpers.data.notes import learned_note
 from helpers.data.phrases import SCORED
 from helpers.data.tokens import record_tokens
-from helpers.data.wording import asked_words, beginnings, conversations, words
+from helpers.data.wording import GREETING, asked_words, beginnings, conversations, words
 
 FEWEST_RECORDS, FEWEST_GROUPS = 10, 4  # below, a part that is held out would say little, and be missed in training
 MOST_HELD_OUT = 100  # enough to see a trend, and quick to measure
-GREETING = 4  # conversations that one beginning may have and still belong together
 STEPS = 40  # after some dozens of steps answers change (notebooks 07 and 10)
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 4
 RECORDS_A_STEP = (4, 2)  # as in notebook 07; two, where a small file makes too few steps

@@ -10,7 +10,7 @@ SIGNS = re.compile(  # 7 - 2, x - y, -5, x / 3, C#, 5 %, !ok, -x, .5, f'(x), // 
     r"(?=[-*/%:^#!.'@&\s])(?:"  # where no sign begins, one look is enough
     r"(?<=\d)\s*([-*/%:^])\s*(?=\d)|(?:(?<=\d)|(?<=\b[nxyz]))[ \t]*([-*/%^])[ \t]*(?=\d|[nxyz]\b)|(?<!\w)(-)(?=\d)|(?<=\d)([*/%^])(?=\w)"
     r"|(?<=\w)([*/%^])(?=\d)|(?<=\w)(#)|(?<=\d)[ \t]*(%)|(?<![^\s(\[])(!)(?=\w)"
-    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<!\S)([*/%:^!@&]{2,}|%)(?!\S)|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
+    r"|(?<!\w)(-)(?=[a-z]\b)|(?<![\w.])(\.)(?=\d)|(?<=\w)('+)(?=\()|(?<!\S)([*/%^@&]{2,}|%)(?!\S)|(?<= )([@&*%^])(?= (?:operator|sign|symbol|character)\b))")
 DASHES = "‐‑‒–−"  # what is written for "-"
 WRITTEN = str.maketrans({**{char: f"^{n}" for n, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, **dict.fromkeys(DASHES, "-"), **dict.fromkeys("’′", "'"), "×": "*", "⋅": "*", "÷": "/"})  # what NFKC would lose, or leave
 # What is drawn as nothing: Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
@@ -18,6 +18,7 @@ INVISIBLE = ("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u20
              "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff")
 HIDDEN, SEEN = re.compile(f"[{INVISIBLE}]"), re.compile(f"[^{INVISIBLE}\\s\x00-\x1f\x7f-\x9f\ufff9-\ufffb]")  # nor are control characters seen
 FEW_WAYS = 4  # of asking; a file of questions has more
+GREETING = 4  # conversations that may have one beginning or one end, and still belong together
 
 
 def beginnings(records: list[dict]) -> list[list[int]]:
@@ -65,20 +66,30 @@ def leaked_questions(train: list[dict], test: list[dict]) -> list[str]:
 
 
 def asked_words(records: list[dict]) -> list[tuple[str, ...]]:
-    """Return the words of each record's question: of its last user message where that says all, else of all of them.
+    """Return the words of each record's question: of its last user message where that says all (_last_questions), else of all of them.
 
-    It says all where another record asks it alone ("Where is it?" behind a greeting), or where whoever asks it last gets
-    the same answer; "And on Sunday?", answered in several ways, does not, so that two conversations which end in it are
-    compared whole. Where all ask in few ways ("Summarise."), the words stand after those of the system message.
+    Where all ask in few ways ("Summarise."), they stand after those of the system message.
     """
     asked, told = ([words(said(record, role)) for record in records] for role in ("user", "system"))
-    last = [words(next((message["content"] for message in reversed(record["messages"]) if message["role"] == "user"), "")) for record in records]
-    answers = Counter(end for end, _ in {(end, words(record["messages"][-1]["content"])) for end, record in zip(last, records, strict=True)})
-    alone = {end for whole, end in zip(asked, last, strict=True) if whole == end}
-    asked = [end if end in alone or answers[end] == 1 else whole for whole, end in zip(asked, last, strict=True)]
+    asked = _last_questions(records, asked)
     if len(set(asked)) < FEW_WAYS <= len(set(told)):
         return [system + question for system, question in zip(told, asked, strict=True)]
     return asked
+
+
+def _last_questions(records: list[dict], asked: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return for each record the words of its last user message where that says all, else those given for the whole.
+
+    It says all where another record asks it alone ("Where is it?" behind a greeting), or where whoever asks it last gets the
+    same answer. "And on Sunday?", answered in several ways, does not, nor do one or two words, nor what ends many conversations.
+    """
+    users = [[message["content"] for message in record["messages"] if message["role"] == "user"] for record in records]
+    last = [words(turns[-1]) if len(turns) > 1 else whole for turns, whole in zip(users, asked, strict=True)]
+    wholes = Counter(end for end, _ in {*zip(last, asked, strict=True)})
+    answers = Counter(end for end, _ in {(end, record["messages"][-1]["content"].strip()) for end, record in zip(last, records, strict=True)})
+    alone = {whole for turns, whole in zip(users, asked, strict=True) if len(turns) == 1}
+    return [end if len(end) > 2 and wholes[end] <= GREETING and (end in alone or answers[end] == 1) else whole
+            for end, whole in zip(last, asked, strict=True)]
 
 
 def said(record: dict, role: str) -> str:

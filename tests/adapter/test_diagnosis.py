@@ -150,6 +150,8 @@ def test_wrong_base(saved):
     assert result.verdict == "wrong base" and "Mend" in found(result, "its own base").mend
     assert diagnose(PeftModel.from_pretrained(base_model(seed=1), folder), saved=folder).verdict == "wrong base"
     assert diagnose(saved[0], saved=folder, base=base_model(seed=1)).verdict == "wrong base"
+    for other in (base_model(inner=40), base_model(hidden=16)):
+        assert diagnose(trained_model(), base=other).verdict == "wrong base"
 
 
 def test_base_in_another_precision_is_no_wrong_base(saved):

@@ -231,6 +231,13 @@ def test_scores_that_are_no_numbers_are_not_too_little_to_see():
     assert result.verdict == "not a number" and "lower rate" in result.sentence
 
 
+def test_a_bias_that_was_trained_is_the_adapters_own(tmp_path):
+    model = set_b(get_peft_model(base_model(attention_bias=True), LoraConfig(target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM")), 0.5)
+    model.get_parameter("base_model.model.model.layers.0.self_attn.k_proj.bias").data[0] = float("nan")
+    for result in (diagnose(model), diagnose(save(model, tmp_path / "adapter", "plain"), base=base_model(attention_bias=True))):
+        assert result.verdict == "not a number" and result.sentence.startswith("The adapter")
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
 def test_a_base_that_holds_no_numbers_is_named_and_not_the_adapter(number, name, tmp_path):

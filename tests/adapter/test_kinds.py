@@ -311,7 +311,7 @@ def test_answers_stop_before_saving_and_not_after_reloading(tmp_path, tiny_qwen3
 
 @pytest.mark.parametrize(("now", "later", "stopped", "ok"), [
     (["other"], ["other"], [True, True], True), (["other"], ["other"], [True, False], False), (["other"], ["other"], [], None),
-    (["end"], ["other"], [True, True], False), (["end"], ["other"], [], None), (["end"], ["end", "other"], [], True), (["end"], ["end"], [False], True)])
+    (["end"], ["other"], [True, True], False), (["end"], ["other"], [], False), (["end"], ["end", "other"], [], True), (["end"], ["end"], [False], True)])
 def test_answers_that_stop_elsewhere_than_the_template_says_do_stop(now, later, stopped, ok, tmp_path, tiny_qwen3):
     tokenizer = AutoTokenizer.from_pretrained(tiny_qwen3)
     ids = {"end": tokenizer.convert_tokens_to_ids("<|im_end|>"), "other": tokenizer.convert_tokens_to_ids("<|endoftext|>")}

@@ -80,6 +80,7 @@ CONVERTED = {  # a record -> its messages
     "a label that says what the answer says": ({"prompt": "Where?", "completion": "No.", "label": False}, [ASKED, {"role": "assistant", "content": "No."}]),
     "words that are no slips": ({"prompt": "Where?", "completion": "Here.", "competition": "AIME 2024", "contest": "ABC 123", "instructor": "Smith", "introduction": "x",
                                  "conversion": 0.12, "conversational": True, "seasoning": ["salt"], "prompter": "Anna", "systems": "linux", "functional": True, "labels": True}, [ASKED, ANSWER]),
+    "a label of refusal": ({"prompt": "Where?", "completion": "Here.", "refusal": "compliance"}, [ASKED, ANSWER]),
     "Input beside messages": ({"messages": [ASKED, ANSWER], "Input": "x"}, [ASKED, ANSWER]),
     "an empty system message": ({"messages": [{"role": "system", "content": ""}, ASKED, ANSWER]}, [{"role": "system", "content": ""}, ASKED, ANSWER]),
 }

@@ -53,6 +53,9 @@ FAULTS = {
     "trailing comma": ('{"messages": [{"role": "user", "content": "a"},]}', "trailing comma"),
     "a list": ("[1]", "not an object"),
     "a blank that is none in JSON": (json.dumps(GOOD) + "\u00a0", "broken JSON"),
+    "a colon before a quotation mark": ("""{"prompt": "Q: 'Where is it?'""", r"write a line break within it as \n"),
+    "a number that is none": ('{"id": 007}', "write one complete JSON object on this line"),
+    "a number with its unit": ('{"weight": 12kg}', "write one complete JSON object on this line"),
     "a record in quotation marks": (json.dumps(json.dumps(GOOD)), "holds a str, not an object; apply json.loads to it once more"),
     "no messages": ('{"text": "a"}', '"messages" is missing'),
     "empty messages": ('{"messages": []}', "is empty"),
@@ -235,7 +238,10 @@ LIBRARY, MUSEUM = ("When does the library open?", "Nine."), ("When does the muse
     ([chats("Hi", "Hello!", "Where is it?", "On Osk.")], chats("Good day", "Hello!", "Where is it?", "On Osk."), True),  # the same answer
     ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*MUSEUM, "And on Sunday?", "Till four."), False),  # what went before is meant
     ([chats(*LIBRARY, "And on Sunday?", "Closed.")], chats(*LIBRARY, "and on Sunday", "Till four."), True),
-    ([chats(*LIBRARY, "And on Sunday?", "Closed."), chats(*LIBRARY)], chats(*MUSEUM, "And on Sunday?", "Till four."), False)])
+    ([chats(*LIBRARY, "And on Sunday?", "Closed."), chats(*LIBRARY)], chats(*MUSEUM, "And on Sunday?", "Till four."), False),
+    ([chats("Tides?", "Moon.", "Why?", "Gravity."), chats("Why?", "Why what?")], chats("Is Pluto a planet?", "No.", "Why?", "Too small."), False),
+    ([chats("Hi", "Hello!", "Where is it?", "On Osk."), chats("Where is it?", "There.")] + [chats(f"Tell me of {i}.", "Well.", "Where is it?", f"{i}.") for i in range(5)],
+     chats("Good day", "Hello!", "Where is it?", "Here."), False)])
 def test_of_a_conversation_the_last_question_is_compared_where_it_says_all(train, test, leaks):
     assert bool(leaked_questions(train, [test])) is leaks
     group = next(group for group in fact_groups([*train, test], by="question") if len(train) in group)

@@ -293,7 +293,8 @@ def test_a_path_is_no_text_of_a_file_and_a_long_one_no_traceback(tmp_path):
         load_sft_jsonl(tmp_path / ("a" * 251 + ".csv"))
 
 
-@pytest.mark.parametrize(("one", "other"), [("What is R & D?", "What is R&D?"), ("AT & T", "AT&T"), ("What is a * b?", "What is a*b?")])
+@pytest.mark.parametrize(("one", "other"), [("What is R & D?", "What is R&D?"), ("AT & T", "AT&T"), ("What is a * b?", "What is a*b?"),
+                                           ("Help !!!", "Help!"), ("What is it ::", "What is it")])
 def test_a_sign_between_spaces_is_the_same_question(one, other):
     assert leaked_questions([record(one)], [record(other)]) == [other]
 

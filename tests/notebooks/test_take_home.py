@@ -129,7 +129,7 @@ def test_a_file_that_is_no_text_ends_it_with_one_sentence(data, script, tmp_path
 
 
 @pytest.mark.parametrize("record", [
-    {"instruction": "a", "input": " ", "output": "b"}, {"instruction": "a", "input": "<noinput>", "output": '[{"name": "b"}]'}, {"prompt": None, "completion": None, "instruction": "a", "output": "b"},
+    {"instruction": "a", "input": " ", "output": "b"}, {"instruction": "a", "input": "<noinput>", "output": '[{"contact": "Nell"}]'}, {"prompt": None, "completion": None, "instruction": "a", "output": "b"},
     {"prompt": "a", "completion": "🐐"}, {"id": 0, "prompt": "a", "completion": "b", "input": None},
     {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "chat_template_kwargs": {"enable_thinking": False}},
     {"messages": [{"role": "user", "content": "a", "name": None, "tool_calls": []}, {"role": "assistant", "content": "b"}]},
