@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import helpers
@@ -87,14 +88,14 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     if dtype != "auto" and not all(isinstance(getattr(torch, each, None), torch.dtype) for each in dtype.split(", ")):
         raise WrongUse(f"{adapter}: the record beside the adapter names the number format {dtype!r:.40}, which there is not; delete training_record.json")
     try:
-        tensors, config = read_tensors(Path(adapter)), lora_config(Path(adapter))
+        shapes, config = {name: tensor.shape for name, tensor in read_tensors(Path(adapter)).items()}, lora_config(Path(adapter))
     except ValueError as error:
         return _failed(error)
     try:
-        kind = _model_class(config, tensors, place)
+        kind = _model_class(config, shapes, place)
         headed = HEADED.search(kind.__name__)  # a head that was trained and saved tells how many labels there are
-        heads = [tensor for name, tensor in tensors.items() if headed and re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]
-        labels = {"num_labels": len(heads[0])} if heads else {}
+        heads = [shape for name, shape in shapes.items() if headed and re.search(r"\b(score|classifier(\.out_proj)?|qa_outputs)\.weight$", name)]
+        labels = {"num_labels": heads[0][0]} if heads else {}
         model, loading = kind.from_pretrained(place, dtype="auto" if "," in dtype else dtype, output_loading_info=True, **labels)
         model.to(best_device())
     except Exception as error:  # whatever the library makes of what was typed, or of files that are not whole
@@ -120,14 +121,14 @@ def diagnose(adapter: str, base: str, question: list[str]) -> bool:
     return diagnosis.verdict not in {verdict for verdict, *_ in FAULTS.values()}
 
 
-def _model_class(config, tensors: dict, base: str):
+def _model_class(config, names: Iterable[str], base: str):
     """Return the class that the adapter names, else of the task's and the base's own the one with more of the adapter's layers."""
     import torch
     import transformers
 
     from helpers.model.weights import plain_name
 
-    own, layers = transformers.AutoConfig.from_pretrained(base), {plain_name(name).split(".lora_")[0] for name in tensors}
+    own, layers = transformers.AutoConfig.from_pretrained(base), {plain_name(name).split(".lora_")[0] for name in names}
     named = [(config.auto_mapping or {}).get("base_model_class"), MODEL_CLASSES.get(config.task_type), *(own.architectures or ())]
     found, failure = {}, LookupError("neither the adapter nor this base names a class of transformers that it can be loaded as")
     for kind in filter(None, (getattr(transformers, str(name), None) for name in named)):

@@ -84,7 +84,7 @@ def make_trainer(kind: str, folder: str, callbacks: list, seed: int = 0, data: P
 
     from helpers.model.hardware import score_supervised_only, training_precision, use_free_cores
 
-    model, tokenizer = base_and_tokenizer(**{} if kind == "article" else {"attn_implementation": "eager"})
+    model, tokenizer = base_and_tokenizer(attn_implementation="eager" if kind == "course" else None)
     set_seed(seed)
     records = load("train", data) if data == DATA else load("train", data) + replay()
     common = {"output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "seed": seed, **training_precision()}

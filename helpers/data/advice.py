@@ -121,8 +121,10 @@ def nested(record: dict) -> str:
     """Name the keys in which one half of a conversation, or both, stands within objects alone; "" if there are none."""
     if any(isinstance(value, dict) and isinstance(value.get("replies"), list) for value in record.values()):
         return f"a tree of replies stands in the record; follow one branch of it, and write its turns as messages: {FORM}"
+    if any(map(key_of_chat, record.values())):
+        return ""
     halves = [[key for key, value in record.items() if filled(value) and {name := key.strip().casefold(), name.removesuffix("s")} & {*names}] for names in SAME]
-    keys = [key for half in halves if all(isinstance(record[key], dict) for key in half) for key in half if not any(map(key_of_chat, record.values()))]
+    keys = [key for half in halves if all(isinstance(record[key], dict) for key in half) for key in half]
     return f'objects stand under {" and ".join(map(quoted, keys))}; write the text of the question as "prompt", and that of its answer as "completion"' if keys else ""
 
 

@@ -1,5 +1,6 @@
 """Predict the memory that a fine-tune takes on a CPU at its highest point, from the model's configuration alone."""
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -180,7 +181,7 @@ def _measure(text: str, layers: int, method: str, targets: str | tuple[str, ...]
             model = model.to(dtype) if method == "qlora" else model
     short, long = _saved_bytes(model.train(), 64), _saved_bytes(model, 128)
     pair = (long - 2 * short) / (128**2 - 2 * 64**2)
-    return _Sizes(numbers, sum(torch.Size(shape).numel() for shape in shapes.values()), trained, short / 64 - 64 * pair, pair)
+    return _Sizes(numbers, sum(map(math.prod, shapes.values())), trained, short / 64 - 64 * pair, pair)
 
 
 def _saved_bytes(model, length: int) -> int:
